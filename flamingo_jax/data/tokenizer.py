@@ -1,0 +1,136 @@
+"""The tokenizer: byte-level BPE trained by the `tokenizers` library, plus the five control tokens of Flamingo.
+
+Control tokens stand for themselves only where this package places them: a literal ``<image>`` in a page's text is
+encoded as ordinary characters, so that no web page can forge a medium or an end of chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+# <EOC> and the way <BOS> and <EOS> are placed are the paper's (2.2, A.3); the first five ids, in this order.
+PAD, BOS, EOS, EOC, IMAGE = SPECIALS = ("<PAD>", "<BOS>", "<EOS>", "<EOC>", "<image>")
+
+# GPT-2's pattern (Radford et al. 2019) with digits split one by one. A space belongs to the word that follows it, so
+# encode("Output:") + encode(" red") == encode("Output: red"): prompts can be cut before a space without a seam.
+_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# Pages of one site and captions of one template repeat their short segments; longer ones hardly ever recur.
+_CACHED_CHARACTERS = 96
+_CACHED_SEGMENTS = 32768
+
+
+class Tokenizer:
+    """Text to token ids and back. Picklable; equal tokenizers encode equally in every process.
+
+    Attributes:
+        pad, bos, eos, eoc, image: ids of the control tokens.
+        vocab_size: number of ids V; every id is below it.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, place: str = "this tokenizer"):
+        """Wraps a `tokenizers.Tokenizer`. Raises ValueError, naming ``place``, if a control token is missing."""
+        missing = [name for name in SPECIALS if backend.token_to_id(name) is None]
+        if missing:
+            raise ValueError(f"{place} lacks the control tokens {', '.join(missing)}; train it with tokenizer.train.")
+        backend.encode_special_tokens = True  # i.e. treat a control token's name inside a text as plain characters
+        self._backend = backend
+        self._cache: dict[str, list[int]] = {}
+        self.pad, self.bos, self.eos, self.eoc, self.image = (backend.token_to_id(name) for name in SPECIALS)
+        self.vocab_size: int = backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; no control token is added or recognised. Never raises on any ``str``.
+
+        The list may be shared with other calls: do not change it in place.
+        """
+        ids = self._cache.get(text)
+        if ids is None:
+            try:
+                ids = self._backend.encode(text, add_special_tokens=False).ids
+            except (TypeError, UnicodeError):  # a lone surrogate, which UTF-8 cannot hold
+                ids = self._backend.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+            if len(text) <= _CACHED_CHARACTERS:
+                if len(self._cache) >= _CACHED_SEGMENTS:
+                    self._cache.clear()
+                self._cache[text] = ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids`` without control tokens; bytes that form no UTF-8 become U+FFFD."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one ``tokenizer.json`` of the `tokenizers` library, whole or not at all. Raises OSError."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def __reduce__(self):
+        return _from_string, (self._backend.to_str(),)
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains a byte-level BPE tokenizer on ``texts``.
+
+    Args:
+        texts: the training text, read once; it may be a generator.
+        vocab_size: wanted V. A small corpus may have too few recurring pairs to reach it: read the result's
+            ``vocab_size``.
+
+    Raises:
+        ValueError: ``vocab_size`` cannot hold the control tokens and the 256 bytes, or ``texts`` is empty.
+    """
+    smallest = len(SPECIALS) + len(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size is {vocab_size}, but control tokens and single bytes alone need {smallest}.")
+    seen = 0
+
+    def counted():
+        nonlocal seen
+        for text in texts:
+            seen += len(text)
+            yield text.encode("utf-8", "replace").decode()
+
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(_PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(counted(), trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    ))
+    if not seen:
+        raise ValueError("The tokenizer was given no text to train on; check the datasets named in its config.")
+    return Tokenizer(backend)
+
+
+def load(path: str | os.PathLike) -> Tokenizer:
+    """Reads a ``tokenizer.json``. Raises ValueError that names the file when it is missing, damaged or unsuitable."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"Cannot read the tokenizer {path}: {error}.") from None
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exceptions
+        raise ValueError(f"{path} is not a tokenizer.json of the tokenizers library: {error}.") from None
+    return Tokenizer(backend, place=str(path))
+
+
+def _from_string(text: str) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text))

@@ -1,0 +1,1 @@
+"""Few-shot tasks, prompts, metrics and the report."""

@@ -1,0 +1,1 @@
+"""The Flax modules: vision encoder, resampler, gated cross-attention, language decoder."""

@@ -1,0 +1,55 @@
+"""Logical axis names: the one glossary of dimensions, and how modules attach names to weights and activations.
+
+Modules name dimensions; ``training/sharding.py`` maps names to mesh axes. Letters used in docstrings and einsums:
+B batch, L text, N media, T frames, S cells, R latents, D width, H heads, K head size, V vocabulary, M keys.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+WEIGHT_AXES = {
+    "embed": "a residual width D, read or written",
+    "mlp": "a feed-forward's hidden width",
+    "heads": "attention heads H",
+    "head": "size K of one head",
+    "vocab": "vocabulary V",
+    "joint": "the contrastive embedding",
+    "features": "channels that the vision encoder hands on",
+    "channels_in": "input channels of a convolution",
+    "channels_out": "output channels of a convolution",
+    "window": "a side of a convolution's window",
+    "latents": "learnt latents R",
+    "frames": "temporal embeddings T",
+    "layers": "layers stacked by a scan",
+    "vector": "gains, offsets, gates: small vectors",
+}
+ACTIVATION_AXES = {
+    "batch": "examples B",
+    "images": "B x N x T frames seen by the vision encoder",
+    "length": "text positions L",
+    "act_embed": "width D of activations",
+    "act_heads": "heads of activations",
+    "act_vocab": "vocabulary of logits",
+    "none": "a dimension that is never split",
+}
+
+
+def named(init, *axes: str):
+    """``init`` whose result carries logical axis names, one per dimension. Unknown names raise ValueError."""
+    for axis in axes:
+        if axis not in WEIGHT_AXES:
+            raise ValueError(f"{axis!r} is no weight axis; known: {', '.join(WEIGHT_AXES)}.")
+    return nn.with_logical_partitioning(init, axes)
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """States the sharding of an activation by logical names, one per dimension. Unknown names raise ValueError.
+
+    Takes effect inside ``jax.jit`` under ``jax.set_mesh`` and ``flax.linen.logical_axis_rules``; elsewhere it does nothing.
+    """
+    for axis in axes:
+        if axis not in ACTIVATION_AXES:
+            raise ValueError(f"{axis!r} is no activation axis; known: {', '.join(ACTIVATION_AXES)}.")
+    return nn.with_logical_constraint(x, axes)

@@ -1,0 +1,56 @@
+"""The two towers of the contrastive stage: NFNet and a bidirectional text encoder (paper B.1.3)."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flamingo_jax.config import TextTowerConfig, VisionConfig
+from flamingo_jax.models.axes import named
+from flamingo_jax.models.language import Embedding, Stack
+from flamingo_jax.models.layers import Einsum, Norm
+from flamingo_jax.models.nfnet import NFNet
+
+
+class TextTower(nn.Module):
+    """tokens int [B, L], mask bool [B, L] -> mean of the last layer over unmasked tokens, float32 [B, D]."""
+
+    config: TextTowerConfig
+    vocab_size: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        config = self.config
+        x = Embedding(self.vocab_size, config.width, self.dtype, name="embedding").encode(tokens)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        visible = jnp.broadcast_to(mask[:, None, :], (*tokens.shape, tokens.shape[1]))
+        x = Stack(config.depth, config.heads, 10000.0, self.dtype, remat=False, name="text")(x, positions, visible)
+        x = Norm(self.dtype, name="norm")(x).astype(jnp.float32)
+        weight = mask.astype(jnp.float32)[..., None]
+        return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+class Contrastive(nn.Module):
+    """(images [B, S, S, 3], tokens, mask) -> unit vectors for images and texts, float32 [B, E], and 1 / temperature."""
+
+    vision: VisionConfig
+    text: TextTowerConfig
+    vocab_size: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array, tokens: jax.Array, mask: jax.Array):
+        features = NFNet(self.vision, self.dtype, name="vision")(images).astype(jnp.float32).mean((1, 2))
+        pooled = TextTower(self.text, self.vocab_size, self.dtype, name="text_tower")(tokens, mask)
+        init = named(nn.initializers.constant(math.log(1 / self.text.temperature)))
+        scale = jnp.exp(self.param("log_scale", init, (), jnp.float32))
+        return self._embed("image_projection", features), self._embed("text_projection", pooled), scale
+
+    def _embed(self, name: str, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        x = Einsum((width, self.text.embedding), ("features", "joint"), width, jnp.float32, name=name)("BD,DE->BE", x)
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Objectives, mixing, optimizer, step, sharding, checkpoints and the loop."""

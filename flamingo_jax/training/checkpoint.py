@@ -1,0 +1,90 @@
+"""What a run keeps: small training checkpoints (Orbax), finished weights stored once by content, stage results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+
+def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
+    """Keeps the newest two checkpoints of ``directory``; a save is complete or absent."""
+    return ocp.training.Checkpointer(
+        directory,
+        preservation_policy=ocp.training.preservation_policies.LatestN(2),
+        cleanup_tmp_directories=True,  # what a killed process left behind
+    )
+
+
+def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams: Mapping[str, object]) -> None:
+    """Saves the training state and every stream's position together, as one atomic unit."""
+    positions = {name: np.int64(stream.get_state()) for name, stream in streams.items()}
+    checkpoints.save(step, {"train": state, "streams": positions}, force=True)
+
+
+def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Mapping[str, object]) -> dict:
+    """Reads the newest checkpoint onto ``abstract``'s shardings and sets the streams to their positions."""
+    tree = {"train": abstract, "streams": {name: np.int64(0) for name in streams}}
+    loaded = checkpoints.load(checkpoints.latest, tree)
+    for name, stream in streams.items():
+        stream.set_state(int(loaded["streams"][name]))
+    return loaded["train"]
+
+
+def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
+    """Writes a tree of weights once, under its content's hash. Returns its path relative to ``workdir``."""
+    relative = f"weights/{name}-{content_hash(weights)[:16]}"
+    target = workdir / relative
+    if not target.exists():
+        ocp.save_pytree(target, weights)
+    return relative
+
+
+def load_weights(workdir: pathlib.Path, relative: str, abstract: dict | None = None) -> dict:
+    """Reads what ``store_weights`` wrote, onto the shardings of ``abstract`` or, without it, as it was.
+
+    Raises ValueError when the folder is absent.
+    """
+    source = workdir / relative
+    if not source.exists():
+        raise ValueError(f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it.")
+    return ocp.load_pytree(source, abstract)
+
+
+def content_hash(weights: dict) -> str:
+    """SHA-256 over every leaf's path, type, shape and bytes, in sorted order."""
+    digest = hashlib.sha256()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        value = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def write_result(directory: pathlib.Path, result: dict) -> None:
+    """Marks a stage as complete: ``result.json`` appears whole or not at all."""
+    temporary = directory / "result.json.tmp"
+    with open(temporary, "w") as file:
+        json.dump(result, file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, directory / "result.json")
+
+
+def read_result(directory: pathlib.Path) -> dict | None:
+    """A complete stage's result, or None when the stage has not completed."""
+    path = directory / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def discard_checkpoints(directory: pathlib.Path) -> None:
+    """Frees a finished stage's training checkpoints; its weights are stored by then."""
+    shutil.rmtree(directory, ignore_errors=True)

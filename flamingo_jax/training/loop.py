@@ -1,0 +1,167 @@
+"""One training stage: from the start, or from where it was interrupted, to its last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+import zlib
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from flamingo_jax.config import ExampleConfig, StageConfig
+from flamingo_jax.data.example import empty_batch
+from flamingo_jax.training import checkpoint, sharding
+from flamingo_jax.training.metrics import Progress, Writer
+from flamingo_jax.training.objective import Objective
+from flamingo_jax.training.optimizer import learning_rate, make_optimizer
+from flamingo_jax.training.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """All that a training stage needs.
+
+    examples: the shape of each dataset's examples. streams: per dataset an iterator of {key: [B / processes, ..]} with
+    ``get_state() -> int`` and ``set_state(int)``. frozen: the objective's frozen collection, already on the mesh.
+    """
+
+    name: str
+    config: StageConfig
+    objective: Objective
+    examples: Mapping[str, ExampleConfig]
+    streams: Mapping[str, object]
+    frozen: dict
+    mesh: Mesh
+    seed: int
+    directory: pathlib.Path
+
+
+def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[str, float]]:
+    """Runs the stage to its last step. Returns the trained weights and the last step's metrics.
+
+    Everything that decides the result (weights, optimizer state, step, each stream's position) is saved in one
+    checkpoint, so a run that is killed anywhere and started again ends with the same bits.
+    """
+    config = stage.config
+    for name, mix in config.mixture.items():
+        sharding.check_batch(stage.mesh, name, mix.batch_size)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    weights = {name: mix.weight for name, mix in config.mixture.items()}
+    rate = learning_rate(config.optimizer, config.steps)
+    checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
+    with sharding.use(stage.mesh):
+        state = _start(stage, optimizer, checkpoints, say)
+        start = int(state["step"])
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        step_fn = jax.jit(
+            make_step(stage.objective, weights, optimizer), donate_argnums=0, out_shardings=(places, None)
+        )
+        writer = Writer(stage.directory, resume_step=start)
+        progress = Progress(stage.name, config.steps, start)
+        work = _work_per_step(stage)
+        metrics: dict[str, jax.Array] = {}
+        saved = time.monotonic()
+        for step in range(start, config.steps):
+            batches = {name: sharding.put_batch(stage.mesh, next(stream)) for name, stream in stage.streams.items()}
+            state, new = step_fn(state, stage.frozen, batches)
+            # The host reads the metrics of the step before while the device works on this one.
+            _report(writer, progress, step, metrics, work, config.log_every)
+            metrics = new | {"learning_rate": rate(step)}
+            if time.monotonic() - saved > config.checkpoint_every_seconds and step + 1 < config.steps:
+                _report(writer, progress, step + 1, metrics, work, config.log_every)
+                metrics = {}
+                writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
+                checkpoint.save(checkpoints, step + 1, state, stage.streams)
+                saved = time.monotonic()
+        final = _report(writer, progress, config.steps, metrics, work, log_every=1)
+        writer.close()
+        progress.close()
+    checkpoints.close()
+    return state["params"], final
+
+
+def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, say) -> dict:
+    """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
+    ways = math.prod(stage.mesh.shape[axis] for axis in sharding.BATCH)
+    batch = jax.tree.map(jnp.asarray, empty_batch(next(iter(stage.examples.values())), ways))
+    key = jax.random.fold_in(jax.random.key(stage.seed), zlib.crc32(stage.name.encode()))
+
+    def init(key):
+        params = nn.meta.unbox(stage.objective.init(key, batch)["params"])
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+    boxed = jax.eval_shape(lambda key: stage.objective.init(key, batch)["params"], key)
+    params = sharding.shard_tree(stage.mesh, boxed)
+    everywhere = sharding.replicated(stage.mesh)
+    abstract = jax.eval_shape(init, key)
+    places = {
+        "params": params,
+        "opt_state": optax.tree_map_params(
+            optimizer, lambda _, place: place, abstract["opt_state"], params, transform_non_params=lambda _: everywhere
+        ),
+        "step": everywhere,
+    }
+    if checkpoints.latest is None:
+        return jax.jit(init, out_shardings=places)(key)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
+    )
+    state = checkpoint.restore(checkpoints, abstract, stage.streams)
+    say(f"{stage.name}: continuing at step {int(state['step'])} of {stage.config.steps}")
+    return state
+
+
+def _report(writer: Writer, progress: Progress, step: int, metrics: dict, work: dict, log_every: int) -> dict:
+    """Shows step ``step``'s metrics and, every ``log_every`` steps, writes them. Returns them as floats."""
+    if not metrics:
+        return {}
+    values = {name: float(value) for name, value in metrics.items()}
+    progress.update(step, values, **work)
+    if step % log_every == 0:
+        writer.write(step, values)
+    return values
+
+
+def _work_per_step(stage: Stage) -> dict[str, int]:
+    """Global text positions and frames in one update."""
+    pairs = [(stage.examples[name], mix.batch_size) for name, mix in stage.config.mixture.items()]
+    return {
+        "tokens": sum(example.length * size for example, size in pairs),
+        "images": sum(example.media * example.frames * size for example, size in pairs),
+    }
+
+
+def place_frozen(stage_mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str) -> dict:
+    """The frozen collection in its compute type, sharded by the same table as everything else.
+
+    Raises ValueError when ``weights`` and the model's frozen collection differ in names or shapes.
+    """
+    ways = math.prod(stage_mesh.shape[axis] for axis in sharding.BATCH)
+    batch = jax.tree.map(jnp.asarray, empty_batch(example, ways))
+    with sharding.use(stage_mesh):
+        boxed = jax.eval_shape(lambda key: objective.init(key, batch)["frozen"], jax.random.key(0))
+        places = sharding.shard_tree(stage_mesh, boxed)
+    _check_same(nn.meta.unbox(boxed), weights)
+    return jax.tree.map(lambda w, place: jax.device_put(np.asarray(w).astype(jnp.dtype(dtype)), place), weights, places)
+
+
+def _check_same(expected: dict, given: dict) -> None:
+    shapes = [
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+        for leaves in (jax.tree_util.tree_leaves_with_path(expected), jax.tree_util.tree_leaves_with_path(given))
+    ]
+    wrong = [
+        f"{name}: the model has {shapes[0].get(name, 'nothing')}, the stored weights {shapes[1].get(name, 'nothing')}"
+        for name in sorted(shapes[0].keys() | shapes[1].keys())
+        if shapes[0].get(name) != shapes[1].get(name)
+    ]
+    if wrong:
+        raise ValueError("The frozen weights do not fit the model:\n  " + "\n  ".join(wrong))

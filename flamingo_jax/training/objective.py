@@ -1,0 +1,102 @@
+"""What a stage minimises: language modelling, contrastive matching, or Flamingo's text given media."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flamingo_jax.config import ModelConfig
+from flamingo_jax.models.contrastive import Contrastive
+from flamingo_jax.models.flamingo import Flamingo
+from flamingo_jax.models.language import Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The three functions by which the loop knows a model.
+
+    init(key, batch) -> boxed variables. loss(params, frozen, batch) -> scalar, averaged over the global batch.
+    monitor(params) -> {name: scalar} worth logging beside the loss.
+    """
+
+    init: Callable
+    loss: Callable
+    monitor: Callable
+
+
+def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+    """Mean cross-entropy of predicting tokens[l + 1] from logits[l], weighted by weights[l + 1]; float32 scalar.
+
+    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
+    weights = weights[:, 1:]
+    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+
+
+def contrastive_loss(images: jax.Array, texts: jax.Array, scale: jax.Array, smoothing: float) -> jax.Array:
+    """CLIP's two-way softmax cross-entropy over the global batch (paper B.1.3): unit vectors [B, E] -> scalar."""
+    logits = scale * images @ texts.T
+    labels = optax.smooth_labels(jnp.eye(len(logits)), smoothing)
+    return (optax.softmax_cross_entropy(logits, labels) + optax.softmax_cross_entropy(logits.T, labels)).mean()
+
+
+def language(config: ModelConfig, eoc: int, pad: int) -> Objective:
+    """Next-token prediction on text; every weight is trainable."""
+    model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
+
+    def loss(params, frozen, batch):
+        logits = model.apply({"params": params}, batch["tokens"], batch["tokens"] != pad)
+        return token_loss(logits, batch["tokens"], batch["weights"])
+
+    return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {})
+
+
+def contrastive(config: ModelConfig, eoc: int, pad: int) -> Objective:
+    """Matching images and texts of a batch; only the ``vision`` subtree is of use afterwards."""
+    tower = config.text_tower
+    model = Contrastive(config.vision, tower, config.language.vocab_size, jnp.dtype(config.dtype))
+
+    def inputs(batch):
+        return batch["media"][:, 0, 0], batch["tokens"], batch["tokens"] != pad
+
+    def loss(params, frozen, batch):
+        return contrastive_loss(*model.apply({"params": params}, *inputs(batch)), tower.label_smoothing)
+
+    return Objective(
+        lambda key, batch: model.init(key, *inputs(batch)),
+        loss,
+        lambda params: {"scale": jnp.exp(params["log_scale"])},
+    )
+
+
+def flamingo(config: ModelConfig, eoc: int, pad: int) -> Objective:
+    """Text given interleaved media, vision encoder and language model frozen (paper 2)."""
+    model = Flamingo(config, eoc)
+
+    def inputs(batch):
+        return batch["tokens"], batch["media"], batch["media_index"], batch["tokens"] != pad
+
+    def loss(params, frozen, batch):
+        logits = model.apply({"params": params, "frozen": frozen}, *inputs(batch))
+        return token_loss(logits, batch["tokens"], batch["weights"])
+
+    return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates)
+
+
+def gates(params: dict) -> dict[str, jax.Array]:
+    """|tanh gate| of every gated layer, bottom to top: ``gate/attention/<i>`` and ``gate/mlp/<i>``."""
+    decoder = params["decoder"]
+    parts = [decoder[key]["gated"] for key in ("groups", "remainder") if key in decoder]
+    out = {}
+    for kind in ("attention", "mlp"):
+        values = jnp.concatenate([jnp.atleast_1d(part[f"{kind}_gate"]) for part in parts])
+        out |= {f"gate/{kind}/{i}": jnp.abs(jnp.tanh(value)) for i, value in enumerate(values)}
+    return out
+
+
+OBJECTIVES = {"language": language, "contrastive": contrastive, "flamingo": flamingo}

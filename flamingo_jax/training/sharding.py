@@ -1,0 +1,128 @@
+"""One table from logical axes to mesh axes, and the checks that keep a pod from finding mistakes the slow way."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flamingo_jax.config import MeshConfig
+from flamingo_jax.models.axes import ACTIVATION_AXES, WEIGHT_AXES
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")  # examples are split over both: fsdp is data parallelism whose weights are sharded
+
+# Logical axis -> mesh axis (or axes). Weights: the residual width over fsdp, what is wide over tensor (Megatron).
+# The vision encoder's convolutions are split over fsdp alone: it is small beside the language model.
+RULES = {
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "head": None,
+    "vocab": "tensor",
+    "joint": None,
+    "features": None,
+    "channels_in": None,
+    "channels_out": "fsdp",
+    "window": None,
+    "latents": None,
+    "frames": None,
+    "layers": None,
+    "vector": None,
+    "batch": BATCH,
+    "images": BATCH,
+    "length": None,
+    "act_embed": None,
+    "act_heads": "tensor",
+    "act_vocab": "tensor",
+    "none": None,
+}
+assert RULES.keys() == WEIGHT_AXES.keys() | ACTIVATION_AXES.keys(), "every logical axis has exactly one rule"
+
+LARGE = 2**20  # elements; a weight above this must not be replicated when there is an axis to split it over
+
+
+def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
+    """The mesh (data, fsdp, tensor) over all devices; one axis may be -1 and takes what is left.
+
+    Raises ValueError when the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices) or min(sizes) < 1:
+        asked = ", ".join(f"{axis}={getattr(config, axis)}" for axis in MESH_AXES)
+        raise ValueError(
+            f"config.mesh ({asked}) does not fit {len(devices)} devices: the sizes must multiply to that number, "
+            "and at most one may be -1 (whatever is left)."
+        )
+    # Auto: jax.make_mesh's own default, Explicit, is refused by flax's logical constraints.
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh):
+    """Makes ``constrain`` in the models effective for this mesh. Put it around tracing and running."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(RULES.items())):
+        yield
+
+
+def shard_tree(mesh: Mesh, boxed) -> dict:
+    """NamedShardings for a tree of boxed abstract weights (``jax.eval_shape(model.init, ..)``), unboxed in structure.
+
+    Raises ValueError, naming all offenders at once, for an axis that does not divide and for a large replicated weight.
+    """
+    errors = []
+
+    def place(path, box):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        axes = box.names if isinstance(box, nn.LogicallyPartitioned) else (None,) * box.ndim
+        shape = box.value.shape if isinstance(box, nn.LogicallyPartitioned) else box.shape
+        spec = PartitionSpec(*(None if axis is None else _rule(axis) for axis in axes))
+        for axis, size, mesh_axis in zip(axes, shape, spec, strict=True):
+            ways = 1 if mesh_axis is None else mesh.shape[mesh_axis]
+            if size % ways:
+                errors.append(f"{name} {shape}: {axis}={size} is not divisible by {mesh_axis}={ways}")
+        split = math.prod(mesh.shape[axis] for axis in spec if axis is not None)
+        if math.prod(shape) > LARGE and split == 1 and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+            errors.append(f"{name} {shape}: a large weight with axes {axes} would be replicated on every device")
+        return NamedSharding(mesh, spec)
+
+    tree = jax.tree_util.tree_map_with_path(
+        place, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    )
+    if errors:
+        raise ValueError("These weights do not fit the mesh; change config.mesh or the sizes:\n  " + "\n  ".join(errors))
+    return tree
+
+
+def _rule(axis: str):
+    if axis not in RULES:
+        raise ValueError(f"Logical axis {axis!r} has no sharding rule; known: {', '.join(RULES)}.")
+    return RULES[axis]
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's part of a batch, {key: [B / processes, ..]}, as global arrays split over the batch axes."""
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH))
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def check_batch(mesh: Mesh, name: str, batch_size: int) -> None:
+    """Raises ValueError when a dataset's batch cannot be split evenly over the mesh."""
+    ways = math.prod(mesh.shape[axis] for axis in BATCH)
+    if batch_size % ways:
+        raise ValueError(
+            f"mixture.{name}.batch_size={batch_size} is not divisible by data x fsdp = {ways} devices; "
+            f"use a multiple of {ways}."
+        )

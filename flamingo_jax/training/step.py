@@ -1,0 +1,34 @@
+"""One update: a gradient per dataset, weighted by lambda, accumulated, applied once (paper B.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flamingo_jax.training.objective import Objective
+
+
+def make_step(objective: Objective, weights: Mapping[str, float], optimizer: optax.GradientTransformation) -> Callable:
+    """step(state, frozen, batches) -> (state, metrics), to be jitted with ``state`` donated.
+
+    state: {"params", "opt_state", "step"}. batches: {dataset: batch}, the keys of ``weights`` (lambda). Gradients
+    exist for ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the
+    parameters before the update.
+    """
+
+    def step(state: dict, frozen: dict, batches: dict):
+        params, metrics, total = state["params"], {}, None
+        for name, weight in weights.items():
+            loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batches[name])
+            metrics[f"loss/{name}"] = loss
+            grads = jax.tree.map(lambda g, w=weight: w * g, grads)
+            total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+        updates, opt_state = optimizer.update(total, state["opt_state"], params)
+        metrics |= {"grad_norm": optax.global_norm(total), **objective.monitor(params)}
+        state = {"params": optax.apply_updates(params, updates), "opt_state": opt_state, "step": state["step"] + 1}
+        return state, metrics
+
+    return step

@@ -1,0 +1,37 @@
+"""Installs flamingo_jax. Everything that the miniature needs is a plain dependency; see README.md."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="flamingo_jax",
+    version="0.1.0",
+    description="Flamingo: a visual language model for few-shot learning, in JAX/Flax, for TPU pods",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["flamingo_jax", "flamingo_jax.*"]),
+    install_requires=[
+        "absl-py",
+        "array-record",
+        "av",
+        "etils[epath]",
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "jax>=0.10.2",
+        "matplotlib",
+        "ml-collections",
+        "msgpack",
+        "numpy",
+        "optax",
+        "orbax-checkpoint>=0.12",
+        "pillow",
+        "selectolax>=1.0",
+        "tensorboardX",
+        "tokenizers",
+        "tqdm",
+    ],
+    extras_require={
+        "tfds": ["tensorflow-datasets"],
+        "tpu": ["jax[tpu]"],
+        "test": ["chex", "pytest", "pytest-xdist", "ruff"],
+    },
+)
