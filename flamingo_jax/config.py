@@ -77,12 +77,18 @@ class DatasetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
-    """A pre-norm causal decoder. width D, depth (blocks), heads H; the feed-forward is ``4 * width`` wide."""
+    """A pre-norm causal decoder. width D, depth (blocks), heads H; the feed-forward is ``4 * width`` wide.
+
+    activation: gelu | squared_relu. smear: keys mix in the key before them, which makes copying in context easy to
+    learn for a model of few layers and little training (Olsson et al. 2022, "smeared keys").
+    """
 
     vocab_size: int
     width: int
     depth: int
     heads: int
+    activation: str = "gelu"
+    smear: bool = False
     rope_theta: float = 10000.0
 
 
@@ -197,6 +203,7 @@ class EvaluationConfig:
     max_new_tokens: int = 16
     caption_template: str = "Output: {answer}"
     vqa_template: str = "Question: {question} Answer: {answer}"
+    text_shots: int = 2  # text-only examples at 0 shots in open-ended tasks (paper, appendix B.1.5)
     seed: int = 0
 
 

@@ -20,9 +20,10 @@ PAD, BOS, EOS, EOC, IMAGE = SPECIALS = ("<PAD>", "<BOS>", "<EOS>", "<EOC>", "<im
 # encode("Output:") + encode(" red") == encode("Output: red"): prompts can be cut before a space without a seam.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# Pages of one site and captions of one template repeat their short segments; longer ones hardly ever recur.
-_CACHED_CHARACTERS = 96
-_CACHED_SEGMENTS = 32768
+# Captions and the short segments of pages recur, at the latest in the next epoch; long ones are not worth the memory
+# (at most some 60 MB with these limits).
+_CACHED_CHARACTERS = 512
+_CACHED_SEGMENTS = 16384
 
 
 class Tokenizer:
@@ -102,18 +103,23 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             yield text.encode("utf-8", "replace").decode()
 
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(tokenizers.Regex(_PATTERN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(counted(), trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    ))
+    backend.train_from_iterator(
+        counted(),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(SPECIALS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
     if not seen:
         raise ValueError("The tokenizer was given no text to train on; check the datasets named in its config.")
     return Tokenizer(backend)

@@ -10,7 +10,7 @@ from flamingo_jax.config import GatedConfig, LanguageConfig
 from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.freeze import freeze
 from flamingo_jax.models.gated import GatedCrossAttention
-from flamingo_jax.models.layers import Attention, FeedForward, Norm
+from flamingo_jax.models.layers import ACTIVATIONS, Attention, FeedForward, Norm
 
 # What a scan over layers does with each collection: all are stacked along a new leading axis.
 _STACKED = {"params": 0, "frozen": 0, "cache": 0}
@@ -20,17 +20,19 @@ class Block(nn.Module):
     """One pre-norm transformer block: x [B, L, D] -> [B, L, D]. Returns (x, None) as ``nn.scan`` wants it."""
 
     heads: int
+    activation: str
+    smear: bool
     theta: float
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, positions, mask, slot):
+    def __call__(self, x, positions, mask, valid, slot):
         x = constrain(x, "batch", "length", "act_embed")
         y = Norm(self.dtype, name="attention_norm")(x)
-        attention = Attention(self.heads, x.shape[-1] // self.heads, self.dtype, name="attention")
-        x = x + attention(y, y, mask, rotary=(positions, self.theta), slot=slot)
+        attention = Attention(self.heads, x.shape[-1] // self.heads, self.dtype, self.smear, name="attention")
+        x = x + attention(y, y, mask, rotary=(positions, self.theta), slot=slot, valid=valid)
         y = Norm(self.dtype, name="mlp_norm")(x)
-        return x + FeedForward(nn.gelu, self.dtype, name="mlp")(y), None
+        return x + FeedForward(ACTIVATIONS[self.activation], self.dtype, name="mlp")(y), None
 
 
 class Stack(nn.Module):
@@ -38,12 +40,14 @@ class Stack(nn.Module):
 
     depth: int
     heads: int
+    activation: str
+    smear: bool
     theta: float
     dtype: jnp.dtype
     remat: bool
 
     @nn.compact
-    def __call__(self, x, positions, mask, slot=None):
+    def __call__(self, x, positions, mask, valid, slot=None):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         scan = nn.scan(
             block,
@@ -53,7 +57,14 @@ class Stack(nn.Module):
             length=self.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scan(self.heads, self.theta, self.dtype, name="blocks")(x, positions, mask, slot)[0]
+        return scan(self.heads, self.activation, self.smear, self.theta, self.dtype, name="blocks")(
+            x, positions, mask, valid, slot
+        )[0]
+
+
+def stack_arguments(config: LanguageConfig, dtype: jnp.dtype, remat: bool) -> tuple:
+    """What ``Stack`` takes after its depth."""
+    return config.heads, config.activation, config.smear, config.rope_theta, dtype, remat
 
 
 class Group(nn.Module):
@@ -66,12 +77,11 @@ class Group(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, x, latents, media_index, positions, mask, slot):
+    def __call__(self, x, latents, media_index, positions, mask, valid, slot):
         x = GatedCrossAttention(self.gated, self.dtype, name="gated")(x, latents, media_index)
-        stack = freeze(Stack)(
-            self.depth, self.config.heads, self.config.rope_theta, self.dtype, self.remat, name="language"
-        )
-        return stack(x, positions, mask, slot), None
+        arguments = stack_arguments(self.config, self.dtype, self.remat)
+        stack = freeze(Stack)(self.depth, *arguments, name="language")
+        return stack(x, positions, mask, valid, slot), None
 
 
 class Embedding(nn.Module):
@@ -90,7 +100,7 @@ class Embedding(nn.Module):
         return self.table.astype(self.dtype)[tokens] * jnp.asarray(self.width**0.5, self.dtype)
 
     def decode(self, x: jax.Array) -> jax.Array:
-        logits = jnp.einsum("BLD,VD->BLV", x, self.table.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("BLD,DV->BLV", x, self.table.T.astype(self.dtype), preferred_element_type=jnp.float32)
         return constrain(logits, "batch", "length", "act_vocab")
 
 
@@ -116,30 +126,29 @@ class Decoder(nn.Module):
         """
         if mask is None:
             mask = jnp.ones(tokens.shape, bool)
-        config, arguments = self.config, (self.config.heads, self.config.rope_theta, self.dtype, self.remat)
-        positions, visible, slot = self._place(mask)
+        config = self.config
+        place = self._place(mask)
         embedding_class = Embedding if self.gated is None else freeze(Embedding, methods=["encode", "decode"])
         embedding = embedding_class(config.vocab_size, config.width, self.dtype, name="embedding")
 
         x = embedding.encode(tokens)
         if self.gated is None:
-            x = Stack(config.depth, *arguments, name="language")(x, positions, visible, slot)
+            x = Stack(config.depth, *stack_arguments(config, self.dtype, self.remat), name="language")(x, *place)
             return embedding.decode(Norm(self.dtype, name="norm")(x))
 
         init = named(nn.initializers.normal(config.width**-0.5), "vector")
         row = self.param("eoc", init, (config.width,), jnp.float32).astype(self.dtype)
         x = jnp.where((tokens == self.eoc)[..., None], row * jnp.asarray(config.width**0.5, self.dtype), x)
-        x = self._groups(x, latents, media_index, positions, visible, slot)
+        x = self._groups(x, latents, media_index, *place)
         x = freeze(Norm)(self.dtype, name="norm")(x)
         logits = embedding.decode(x)
         own = jnp.einsum("BLD,D->BL", x, row, preferred_element_type=jnp.float32)
         return jnp.where(jnp.arange(config.vocab_size) == self.eoc, own[..., None], logits)
 
-    def _groups(self, x, latents, media_index, positions, visible, slot):
+    def _groups(self, x, *inputs):
         """The outer scan over [gated cross-attention + k blocks], and the remainder when k does not divide the depth."""
         groups, remainder = divmod(self.config.depth, self.gated.every)
         group = nn.remat(Group, prevent_cse=False) if self.remat else Group
-        inputs = (latents, media_index, positions, visible, slot)
         if groups:
             scan = nn.scan(
                 group,
@@ -156,7 +165,7 @@ class Decoder(nn.Module):
         return x
 
     def _place(self, mask: jax.Array):
-        """Positions [B, L], visibility bool [B, L, M] and, with a cache, the slot of the first token.
+        """Positions [B, L], visibility [B, L, M], valid keys [B, M] and, with a cache, the slot of the first token.
 
         Without a cache M = L and a token sees the unmasked tokens up to itself:
 
@@ -168,7 +177,7 @@ class Decoder(nn.Module):
         length = mask.shape[1]
         if not (self.has_variable("cache", "index") or self.is_initializing()):
             positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-            return positions, jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :], None
+            return positions, jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :], mask, None
         index = self.variable("cache", "index", jnp.zeros, (), jnp.int32)
         valid = self.variable("cache", "valid", jnp.zeros, mask.shape, bool)
         slot = index.value
@@ -178,7 +187,7 @@ class Decoder(nn.Module):
         visible = (jnp.arange(known.shape[1]) <= slot + jnp.arange(length)[:, None]) & known[:, None, :]
         if not self.is_initializing():
             index.value, valid.value = slot + length, known
-        return positions, visible, slot
+        return positions, visible, known, slot
 
 
 def group_layers(weights: dict, every: int) -> dict:

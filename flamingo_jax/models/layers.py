@@ -73,6 +73,9 @@ def squared_relu(x: jax.Array) -> jax.Array:
     return jnp.square(nn.relu(x))
 
 
+ACTIVATIONS = {"gelu": nn.gelu, "squared_relu": squared_relu}
+
+
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     """Rotary position embedding of x [B, H, L, K] at integer positions [B, L] (Su et al. 2021, halves convention)."""
     half = x.shape[-1] // 2
@@ -97,19 +100,33 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> 
     return jnp.where(mask.any(-1)[:, None, :, None], x, 0)
 
 
+def smear(keys: jax.Array, share: jax.Array, valid: jax.Array) -> jax.Array:
+    """(1 - share) k[m] + share k[m - 1]: keys [B, H, M, K], share [H], valid bool [B, M] (Olsson et al. 2022).
+
+    A key without a valid one before it stays as it is. With it a single layer can look up "what followed this token
+    before"; without it that takes two layers that have to find each other, which a small model learns late or never.
+    """
+    before = jnp.pad(keys, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
+    exists = jnp.pad(valid, ((0, 0), (1, 0)))[:, None, :-1, None]
+    return keys + jnp.where(exists, share[:, None, None] * (before - keys), 0)
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries [B, L, D] over keys/values [B, M, Dk]; ``out_width`` defaults to D.
 
     rotary: (positions [B, L], theta) for self-attention. slot: the cache position that the first query is written to;
     keys and values then come from the ``cache`` collection, [B, H, length, K], of which ``mask`` picks the visible.
+    smear: mixes into every key the one before it, with one learnt share per head; ``valid`` bool [B, M] tells which
+    keys are no padding.
     """
 
     heads: int
     head_size: int
     dtype: jnp.dtype
+    smear: bool = False
 
     @nn.compact
-    def __call__(self, queries, keys, mask=None, rotary=None, slot=None) -> jax.Array:
+    def __call__(self, queries, keys, mask=None, rotary=None, slot=None, valid=None) -> jax.Array:
         def project(name, x):
             shape = (x.shape[-1], self.heads, self.head_size)
             layer = Einsum(shape, ("embed", "heads", "head"), x.shape[-1], self.dtype, name=name)
@@ -120,6 +137,9 @@ class Attention(nn.Module):
             q, k = (rotate(x, *rotary) for x in (q, k))
         if slot is not None:
             k, v = self._cached("past_key", k, slot), self._cached("past_value", v, slot)
+        if self.smear:
+            share = nn.sigmoid(self.param("smear", named(nn.initializers.zeros, "vector"), (self.heads,), jnp.float32))
+            k = smear(k, share.astype(self.dtype), valid)
         x = attend(q, k, v, mask)
         width = queries.shape[-1]
         out = Einsum(

@@ -39,7 +39,9 @@ class Resampler(nn.Module):
         config = self.config
         batch, frames, cells, channels = features.shape
         if frames > config.frames:
-            raise ValueError(f"A medium has {frames} frames, but the resampler has {config.frames} temporal embeddings.")
+            raise ValueError(
+                f"A medium has {frames} frames, but the resampler has {config.frames} temporal embeddings."
+            )
         project = Einsum((channels, config.width), ("features", "embed"), channels, self.dtype, name="project")
         x = project("BTSC,CD->BTSD", features)
         init = named(nn.initializers.normal(0.02), "frames", "embed")

@@ -54,7 +54,9 @@ def load_weights(workdir: pathlib.Path, relative: str, abstract: dict | None = N
     """
     source = workdir / relative
     if not source.exists():
-        raise ValueError(f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it.")
+        raise ValueError(
+            f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it."
+        )
     return ocp.load_pytree(source, abstract)
 
 
@@ -83,6 +85,14 @@ def read_result(directory: pathlib.Path) -> dict | None:
     """A complete stage's result, or None when the stage has not completed."""
     path = directory / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def load_result_weights(workdir: pathlib.Path, stage: str) -> dict:
+    """The weights that stage ``stage`` of this run ended with. Raises ValueError when it has not completed."""
+    result = read_result(workdir / stage)
+    if result is None:
+        raise ValueError(f"Stage {stage!r} has no result in {workdir}; it must come earlier in config.stages.")
+    return load_weights(workdir, result["weights"])
 
 
 def discard_checkpoints(directory: pathlib.Path) -> None:

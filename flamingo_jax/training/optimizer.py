@@ -31,7 +31,5 @@ def decayed(params: dict) -> dict:
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(
-            learning_rate(config, steps), config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed
-        ),
+        optax.adamw(learning_rate(config, steps), config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed),
     )

@@ -98,7 +98,9 @@ def shard_tree(mesh: Mesh, boxed) -> dict:
         place, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     )
     if errors:
-        raise ValueError("These weights do not fit the mesh; change config.mesh or the sizes:\n  " + "\n  ".join(errors))
+        raise ValueError(
+            "These weights do not fit the mesh; change config.mesh or the sizes:\n  " + "\n  ".join(errors)
+        )
     return tree
 
 

@@ -6,8 +6,13 @@ import pytest
 
 from flamingo_jax.data import tokenizer as tokenizers_
 
-TEXTS = ["one small red striped circle on the left.", "Output: dax", "Question: what colour is it? Answer: red",
-         "apple dax\nkettle wug\napple dax", "two large blue dotted stars."] * 20
+TEXTS = [
+    "one small red striped circle on the left.",
+    "Output: dax",
+    "Question: what colour is it? Answer: red",
+    "apple dax\nkettle wug\napple dax",
+    "two large blue dotted stars.",
+] * 20
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +25,20 @@ def test_specials_come_first_in_order(tokenizer):
     assert 261 <= tokenizer.vocab_size <= 400
 
 
-@pytest.mark.parametrize("text", [
-    "", " ", "Output: dax", "  two  spaces \n", "12345", "grüße, 世界 🦩", "a\x00b", "<image> and <EOC><PAD>",
-    "e\u0301",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "Output: dax",
+        "  two  spaces \n",
+        "12345",
+        "grüße, 世界 🦩",
+        "a\x00b",
+        "<image> and <EOC><PAD>",
+        "e\u0301",
+    ],
+)
 def test_round_trip_without_forged_control_tokens(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

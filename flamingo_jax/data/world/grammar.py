@@ -22,7 +22,7 @@ NOUNS = (
 BINDING_TEMPLATES = ("{word}", "Output: {word}", "this is a {word}.", "a {word}.", "here is the {word}.")
 BINDING_WEIGHTS = (0.4, 0.3, 0.1, 0.1, 0.1)
 # Text is cheaper to learn from when the word follows its cue at once; that is where copying in context starts.
-TEXT_BINDING_WEIGHTS = (0.6, 0.16, 0.08, 0.08, 0.08)
+TEXT_BINDING_WEIGHTS = (0.7, 0.12, 0.06, 0.06, 0.06)
 ATTRIBUTE_TEMPLATES = ("{value}", "Output: {value}", "it is {value}.")
 ATTRIBUTE_WEIGHTS = (0.3, 0.5, 0.2)
 CAPTION_TEMPLATES = ("{caption}", "Output: {caption}")

@@ -11,9 +11,9 @@ from flamingo_jax.data.world import grammar
 from flamingo_jax.data.world.attributes import Concept, draw_scene, generator, pick, split
 
 KINDS = ("binding", "attribute", "quiz", "gallery")
-KIND_WEIGHTS = (0.60, 0.12, 0.14, 0.14)
-_PHRASE_CUES = 0.25  # of the binding documents name concepts where the others name common things
-_NEW_LINE = 0.35  # of the documents put the text on the line below its cue, as it stands alone below an image
+KIND_WEIGHTS = (0.70, 0.10, 0.10, 0.10)
+_PHRASE_CUES = 0.2  # of the binding documents name concepts where the others name common things
+_NEW_LINE = 0.25  # of the documents put the text on the line below its cue, as it stands alone below an image
 
 
 def texts(config: WorldConfig) -> Iterator[str]:
@@ -43,7 +43,9 @@ def _binding(rng: np.random.Generator, training: tuple[Concept, ...]) -> list[st
     words = grammar.draw_words(rng, ways)
     form = grammar.template(rng, grammar.BINDING_TEMPLATES, grammar.TEXT_BINDING_WEIGHTS)
     between = _between(rng, " " if form == "{word}" else ". ")
-    order = grammar.bursty(rng, ways, int(rng.integers(8, 15)))
+    # Every repetition is a chance to learn copying, every first mention is noise: short items are repeated more often.
+    items = rng.integers(14, 23) if form == "{word}" else rng.integers(8, 15)
+    order = grammar.bursty(rng, ways, int(items))
     return [cues[i] + between + form.format(word=words[i]) for i in order]
 
 

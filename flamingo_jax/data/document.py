@@ -1,0 +1,96 @@
+"""The one form that every corpus takes on disk: a document, i.e. text with media at their places.
+
+A page, an image with its caption and a clip with its caption are all documents; text alone is one without media.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgpack
+
+SCHEMA = 1
+"""Version of the encoded form. A reader refuses others; raise it when the meaning of a field changes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Text and the media that stand in it.
+
+    Attributes:
+        key: names the document within its dataset.
+        text: the whole text, paragraphs separated by line feeds. It never holds control tokens: a literal ``<image>``
+            is a page's own text.
+        positions: one character offset in ``text`` per medium, ascending, in [0, len(text)]: the medium stands before
+            the character at that offset. Equal offsets are media that follow one another.
+        media: per medium its encoded frames (JPEG or PNG); an image has one frame.
+        source: the file that the document came from.
+
+    Raises:
+        ValueError: positions and media differ in number, are out of order or outside of the text, or a medium has no
+            frame.
+    """
+
+    key: str
+    text: str
+    positions: tuple[int, ...] = ()
+    media: tuple[tuple[bytes, ...], ...] = ()
+    source: str = ""
+
+    def __post_init__(self):
+        if len(self.positions) != len(self.media):
+            raise ValueError(f"Document {self.key!r} has {len(self.positions)} positions for {len(self.media)} media.")
+        last = 0
+        for position, frames in zip(self.positions, self.media, strict=True):
+            if not last <= position <= len(self.text):
+                raise ValueError(
+                    f"Document {self.key!r} has a medium at {position}, but it must be in [{last}, {len(self.text)}]."
+                )
+            if not frames:
+                raise ValueError(f"Document {self.key!r} has a medium without frames at {position}.")
+            last = position
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """What the readers of raw files yield in place of a document or a medium that they leave out.
+
+    Attributes:
+        reason: a short phrase from a small set, which reports count by.
+        place: where it was, and what exactly was wrong: for a person who wants to look.
+    """
+
+    reason: str
+    place: str
+
+
+def encode(document: Document) -> bytes:
+    """A document as one msgpack map. Lone surrogates, which UTF-8 cannot hold, become question marks."""
+    return msgpack.packb(
+        {
+            "schema": SCHEMA,
+            "key": document.key,
+            "text": document.text,
+            "positions": document.positions,
+            "media": document.media,
+            "source": document.source,
+        },
+        unicode_errors="replace",
+    )
+
+
+def decode(data: bytes) -> Document:
+    """The inverse of ``encode``. Raises ValueError if ``data`` is not a document or of another schema version."""
+    try:
+        fields = msgpack.unpackb(data, use_list=False)
+        schema = fields["schema"]
+        if schema != SCHEMA:
+            raise ValueError(
+                f"schema {schema!r} was written by another version; this one reads {SCHEMA}: prepare the dataset anew"
+            )
+        document = Document(**{field.name: fields[field.name] for field in dataclasses.fields(Document)})
+        if not (isinstance(document.text, str) and all(isinstance(f, bytes) for m in document.media for f in m)):
+            raise ValueError("a field has the wrong type")
+        return document
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise ValueError(f"These {len(data)} bytes are not an encoded document: {error}.") from None

@@ -1,0 +1,119 @@
+"""Clips: video files -> frames at given times -> documents whose single medium has many frames."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+
+import av
+import numpy as np
+
+from flamingo_jax.data import image
+from flamingo_jax.data.document import Document, Dropped
+
+MAX_PIXELS = 4096 * 2304
+"""Of one frame; larger videos are refused by their header."""
+
+MAX_RATE = 240
+"""Frames per second that are decoded at most: it bounds the time that a file which claims more can take."""
+
+# The demuxer is chosen by the file's first bytes and named to FFmpeg. Left to guess, it also takes play lists, which
+# open other files and addresses.
+_SIGNATURES = (
+    (4, b"ftyp", "mp4"),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (8, b"AVI ", "avi"),
+    (4, b"moov", "mp4"),
+    (4, b"wide", "mp4"),
+    (4, b"mdat", "mp4"),
+    (0, b"GIF8", "gif"),
+)
+
+_SLACK = 1e-3  # seconds: time bases such as 1/90000 or 1/1000 round
+
+
+def document(
+    video: str | os.PathLike | bytes, caption: str, key: str, source: str, *, fps: float, max_frames: int, size: int
+) -> Document | Dropped:
+    """A clip and its caption as a document. Arguments as in ``decode`` and ``Document``."""
+    caption = " ".join(caption.split())
+    if not caption:
+        return Dropped("clip without caption", key)
+    try:
+        frames = decode(video, fps=fps, max_frames=max_frames, size=size)
+    except ValueError as error:
+        return Dropped("clip not readable", f"{key}: {error}")
+    return Document(key, caption, (0,), (tuple(image.encode(frame) for frame in frames),), source)
+
+
+def decode(
+    video: str | os.PathLike | bytes, *, fps: float = 1.0, max_frames: int = 32, size: int | None = None
+) -> list[np.ndarray]:
+    """The frames that a player shows at 0, 1/fps, 2/fps, ... seconds after the first one.
+
+    Times are the frames' own time stamps: with a variable frame rate, their numbers and the stream's average rate say
+    nothing. Of a file that is damaged after some frames, those frames.
+
+    Args:
+        video: path or content of an MP4, MOV, WebM, MKV or AVI file or a GIF.
+        fps: frames per second wanted.
+        max_frames: no more than these; decoding stops there.
+        size: when given, frames whose longest side is longer are resized to it.
+
+    Returns:
+        At least one uint8 [H, W, 3], upright.
+
+    Raises:
+        ValueError: it cannot be read, has no video stream, no frame, or too large ones.
+    """
+    frames: list[np.ndarray] = []
+    try:
+        with io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb") as file:
+            _decode(file, fps, max_frames, size, frames)
+    except Exception as error:  # PyAV's own types, OSError, ValueError, MemoryError ...: one bad file
+        if not frames:
+            raise ValueError(f"Not a readable video: {error}.") from None
+    if not frames:
+        raise ValueError("Not a readable video: it has no frame.")
+    return frames
+
+
+def _decode(file, fps: float, max_frames: int, size: int | None, frames: list[np.ndarray]) -> None:
+    """Appends to ``frames`` as it goes, so that the caller has what came before an error."""
+    demuxer = _demuxer(file.read(16))
+    file.seek(0)
+    with av.open(file, format=demuxer) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+            raise ValueError(f"its frames have more than {MAX_PIXELS} pixels")
+        stream.codec_context.thread_count = 1  # files are decoded in parallel already
+        start = shown = None  # the first frame's time; the frame on the screen until the next one's time comes
+        for number, frame in enumerate(container.decode(stream)):
+            if len(frames) == max_frames or number > math.ceil(max_frames / fps * MAX_RATE):
+                return
+            if frame.time is None:
+                continue
+            start = frame.time if start is None else start
+            while shown is not None and len(frames) < max_frames and len(frames) / fps < frame.time - start - _SLACK:
+                frames.append(_pixels(shown, size))
+            shown = frame
+        if shown is not None and len(frames) < max_frames and len(frames) / fps <= shown.time - start + _SLACK:
+            frames.append(_pixels(shown, size))
+
+
+def _demuxer(head: bytes) -> str:
+    for offset, signature, name in _SIGNATURES:
+        if head[offset : offset + len(signature)] == signature:
+            return name
+    raise ValueError("its first bytes are those of no known format")
+
+
+def _pixels(frame: av.VideoFrame, size: int | None) -> np.ndarray:
+    pixels = frame.to_ndarray(format="rgb24")
+    if size and max(pixels.shape[:2]) > size:
+        pixels = image.resize(pixels, size)
+    # Telephones record lying and note by how much to turn, counter-clockwise, in degrees.
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))

@@ -1,0 +1,178 @@
+"""The plots: score against shots, training curves, gates over time. Drawn to PNG files; no window is opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import matplotlib
+from matplotlib.figure import Figure  # without pyplot, which would choose a window system for the whole process
+
+_COLOURS = matplotlib.colormaps["tab10"].colors
+_GREY = "0.45"
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.dpi": 150,
+}
+
+
+def scores(results: dict, path: pathlib.Path) -> None:
+    """Score against shots: fast binding with its controls on the left, the other tasks on the right."""
+    lines: dict[tuple[str, str], list[dict]] = {}
+    for row in results["results"]:
+        lines.setdefault((row["task"], row["measure"]), []).append(row)
+    binding = {key: rows for key, rows in lines.items() if key[0].startswith("binding")}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure((11.5, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        ticks = results["protocol"]["shots"]
+        _plot_binding(left, binding, ticks)
+        _plot_tasks(right, {key: rows for key, rows in lines.items() if key not in binding}, ticks)
+        left.set_ylabel("right answers, %")
+        for axis in (left, right):
+            axis.set(xlabel="shots", ylim=(-3, 103), xticks=range(len(ticks)), xticklabels=ticks)
+            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=2.8, labelspacing=0.7)
+        _save(figure, path)
+
+
+def _plot_binding(axis, lines: dict, ticks: list[int]) -> None:
+    axis.set_title("fast binding: made-up words for unseen concepts")
+    styles = {
+        ("binding_4way", "closed"): dict(label="4-way, closed-ended", color=_COLOURS[3], lw=3, zorder=5),
+        ("binding_4way", "open"): dict(label="4-way, open-ended", color=_COLOURS[1], lw=1.6),
+        ("binding_2way", "closed"): dict(label="2-way, closed-ended", color=_COLOURS[0], lw=1.6),
+        ("binding_4way_shuffled", "closed"): dict(label="4-way, support shuffled", color=_GREY, ls="--"),
+        ("binding_4way_blanked", "closed"): dict(label="4-way, support blanked", color="0.65", ls="--"),
+        ("binding_4way_swapped", "closed"): dict(
+            label="4-way, words swapped:\nthe new words", color=_COLOURS[2], ls="--"
+        ),
+        ("binding_4way_swapped", "closed, original"): dict(
+            label="4-way, words swapped:\nthe old words", color=_COLOURS[5], ls="--"
+        ),
+    }
+    for key, style in styles.items():
+        if key in lines:
+            _line(axis, lines[key], ticks, **style)
+    for name, colour in (("binding_4way", _COLOURS[3]), ("binding_2way", _COLOURS[0])):
+        rows = lines.get((name, "closed"))
+        if rows:
+            axis.axhline(100 * rows[0]["chance"], color=colour, ls=":", lw=1)
+            axis.text(len(ticks) - 1, 100 * rows[0]["chance"] + 1, "chance", color=colour, ha="right", fontsize=7)
+
+
+def _plot_tasks(axis, lines: dict, ticks: list[int]) -> None:
+    axis.set_title("other tasks")
+    tasks: dict[str, list[list[dict]]] = {}
+    for (name, _), rows in lines.items():
+        tasks.setdefault(name, []).append(rows)
+    for number, measures in enumerate(tasks.values()):
+        first = measures[0][0]
+        label = first["title"] + (f"\n(mean of {', '.join(m[0]['measure'] for m in measures)})" if measures[1:] else "")
+        # Measures of one task come from the same answers: their mean's error is at most the largest of theirs.
+        mean = [
+            {
+                "shots": rows[0]["shots"],
+                "accuracy": sum(row["accuracy"] for row in rows) / len(rows),
+                "standard_error": max(row["standard_error"] for row in rows),
+            }
+            for rows in zip(*measures, strict=True)
+        ]
+        colour = _COLOURS[number % len(_COLOURS)]
+        _line(axis, mean, ticks, label=label, color=colour, lw=1.6, ls="--" if first["control"] else "-")
+        if first["chance"] is not None:
+            axis.axhline(100 * first["chance"], color=colour, ls=":", lw=1)
+            axis.text(len(ticks) - 1, 100 * first["chance"] + 1, "chance", color=colour, ha="right", fontsize=7)
+
+
+def _line(axis, rows: list[dict], ticks: list[int], **style) -> None:
+    """Accuracy with its standard error; numbers of shots are evenly spaced, so that 0, 1 and 2 stay apart."""
+    x = [ticks.index(row["shots"]) for row in rows]
+    y, error = ([100 * row[key] for row in rows] for key in ("accuracy", "standard_error"))
+    axis.errorbar(x, y, yerr=error, fmt="none", ecolor=style["color"], capsize=2, elinewidth=0.8)
+    axis.plot(x, y, marker="o", ms=3.5, **style)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+    """The lines of a ``metrics.jsonl``; none when there is no such file. A line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def training(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
+    """Draws each stage's losses over steps; ``stages``: name -> ``metrics.jsonl``. False when there is none to draw."""
+    curves = {stage: read_metrics(source) for stage, source in stages.items()}
+    curves = {stage: rows for stage, rows in curves.items() if _keys(rows, "loss/")}
+    if not curves:
+        return False
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure((3.6 * len(curves), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(curves), squeeze=False)
+        for axis, (stage, rows) in zip(axes[0], curves.items(), strict=True):
+            for key in _keys(rows, "loss/"):
+                axis.plot(*_series(rows, key), label=key.removeprefix("loss/"), lw=1.2)
+            axis.set(title=stage, xlabel="step", ylim=(0, None))
+            axis.legend()
+        axes[0][0].set_ylabel("loss")
+        _save(figure, path)
+    return True
+
+
+def gates(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
+    """Draws |tanh gate| of every gated layer over steps (paper, figure 6). False when there is none to draw.
+
+    Takes the last of ``stages`` (as in ``training``) that has keys ``gate/KIND/LAYER``; one panel per kind.
+    """
+    found = [rows for rows in map(read_metrics, stages.values()) if _keys(rows, "gate/")]
+    if not found:
+        return False
+    rows = found[-1]
+    kinds = sorted({key.split("/")[1] for key in _keys(rows, "gate/")})
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure((0.6 + 3.5 * len(kinds), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)
+        for axis, kind in zip(axes[0], kinds, strict=True):
+            keys = _keys(rows, f"gate/{kind}/")
+            for number, key in enumerate(keys):
+                steps, values = _series(rows, key)
+                colour = matplotlib.colormaps["viridis"](number / max(1, len(keys) - 1) * 0.9)
+                axis.plot(steps, [abs(value) for value in values], color=colour, lw=1.4, label=key.rsplit("/", 1)[1])
+            axis.set(title=f"{kind} gates", xlabel="step", ylim=(0, 1.02))
+            if len(keys) <= 12:
+                axis.legend(title="layer", ncols=2)
+        axes[0][0].set_ylabel("|tanh(gate)|")
+        _save(figure, path)
+    return True
+
+
+def _keys(rows: Iterable[dict], prefix: str) -> list[str]:
+    """Keys that begin with ``prefix``; numbers at their end sort as numbers."""
+    found = {key for row in rows for key in row if key.startswith(prefix)}
+    return sorted(found, key=lambda key: (0, int(tail), "") if (tail := key[len(prefix) :]).isdigit() else (1, 0, tail))
+
+
+def _series(rows: Iterable[dict], key: str) -> tuple[list[int], list[float]]:
+    pairs = [(row["step"], row[key]) for row in rows if key in row]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, path)

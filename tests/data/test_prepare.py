@@ -1,0 +1,182 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flamingo_jax.data import image, prepare, record
+from flamingo_jax.data.world.clips import encode as encode_clip
+
+
+def picture(path, width=90, height=70, seed=0, colour=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    pixels = Image.fromarray(coarse).resize((width, height))
+    (Image.new("RGB", (width, height), colour) if colour else pixels).save(path)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """80 pages over shared images, each with clutter around its content."""
+    pages = tmp_path / "site"
+    for i in range(6):
+        picture(pages / "images" / f"{i} é.jpg", seed=i)
+    picture(pages / "static" / "icon.png", 32, 32)
+    picture(pages / "static" / "banner.png", 400, 90)
+    picture(pages / "static" / "spacer.png", colour=(238, 238, 238))
+    (pages / "static" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    for i in range(80):
+        (pages / f"{i:03d}.html").write_text(f"""
+            <html><head><title>no</title></head><body><nav><img src="images/0 é.jpg">no</nav>
+            <p><img src="images/{i % 6}%20%C3%A9.jpg"></p><p>text {i}</p>
+            <img src="static/icon.png"><img src="static/banner.png"><img src="static/spacer.png">
+            <img src="static/broken.jpg"><img src="missing.jpg"><img src="https://x.example/y.jpg">
+            <img src="%2e%2e/outside.jpg"><img>
+            <p>more</p><img src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP" data-src="/images/{(i + 1) % 6} é.jpg">
+            <p>end</p><div class="ad"><img src="images/0 é.jpg"></div><footer>no</footer></body></html>""")
+    (pages / "empty.html").write_text("")
+    (pages / "words.html").write_text("<p>only words")
+    picture(tmp_path / "outside.jpg")
+    return pages
+
+
+def test_pages_become_documents_and_every_drop_is_counted(site, tmp_path):
+    seen = []
+    report = prepare.prepare(
+        "html",
+        f"{site}/*.html",
+        tmp_path / "set",
+        size=48,
+        workers=1,
+        shards=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert report["documents"] == 80 and report["media"] == 160
+    assert report["drops"] == {
+        "image too small": 80,
+        "image too long or wide": 80,
+        "image of a single colour": 80,
+        "image not readable": 80,
+        "image missing": 80,
+        "image elsewhere": 160,
+        "image without address": 80,
+        "page without images": 2,
+    }
+    assert set(report["first_drops"]) == set(report["drops"])
+    assert report["first_drops"]["image too small"] == "000.html: static/icon.png: 32 x 32 pixels"
+    assert seen[-1] == (82, 82) and len(seen) > 1
+    source = record.Source(tmp_path / "set")
+    assert source.manifest["report"] == report and len(source.manifest["files"]) == 3
+    documents = {source[i].key: source[i] for i in range(len(source))}
+    document = documents["007.html"]
+    assert (document.text, document.positions, document.source) == ("text 7\nmore\nend", (0, 12), "007.html")
+    assert [image.decode(frames[0]).shape for frames in document.media] == [(37, 48, 3)] * 2
+    assert document.media[0] == documents["012.html"].media[1] != document.media[1]
+
+
+def test_two_workers_write_the_same_bytes_as_one(site, tmp_path):
+    for workers in (1, 2):
+        prepare.prepare("html", f"{site}/*.html", tmp_path / str(workers), size=48, workers=workers)
+    assert record.read_manifest(tmp_path / "1") == record.read_manifest(tmp_path / "2")
+
+
+def test_a_small_cache_changes_nothing(site, tmp_path, monkeypatch):
+    first = prepare.prepare("html", f"{site}/*.html", tmp_path / "a", size=48, workers=1)
+    monkeypatch.setattr(prepare, "_CACHE_BYTES", 3000)
+    assert prepare.prepare("html", f"{site}/*.html", tmp_path / "b", size=48, workers=1) == first
+    assert record.read_manifest(tmp_path / "a") == record.read_manifest(tmp_path / "b")
+
+
+def test_folders_below_the_globs_fixed_part_are_one_site(tmp_path):
+    picture(tmp_path / "site" / "images" / "a.jpg")
+    for folder in ("x", "y"):
+        (tmp_path / "site" / folder).mkdir()
+        (tmp_path / "site" / folder / "p.html").write_text("<img src=../images/a.jpg>one<img src=/images/a.jpg>two")
+    report = prepare.prepare("html", f"{tmp_path}/site/**/*.html", tmp_path / "set", size=48)
+    assert (report["documents"], report["media"], report["drops"]) == (2, 4, {})
+    assert record.Source(tmp_path / "set")[0].key == "x/p.html"
+
+
+def test_text(tmp_path):
+    lines = [json.dumps({"text": f" line {i}\nmore "}) for i in range(3)]
+    lines += ["", "{", "[1]", '{"text": 3}', '{"text": " "}', "[" * 100_000, '{"text": "lone \\ud800"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8-sig")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    report = prepare.prepare("text", f"{tmp_path}/*.jsonl", tmp_path / "set", shards=1)
+    assert report["drops"] == {"line not JSON": 2, "line without text": 3}
+    assert report["first_drops"]["line not JSON"].startswith("a.jsonl:5: ")
+    source = record.Source(tmp_path / "set")
+    assert [source[i].text for i in range(5)] == ["line 0\nmore", "line 1\nmore", "line 2\nmore", "lone ?", "\ufffd"]
+    assert source[1].key == "a.jsonl:2" and source[1].media == ()
+
+
+def test_a_table_of_clips(tmp_path):
+    frames = [np.full((72, 96, 3), 20 * i, np.uint8) for i in range(8)]  # two seconds
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "a.mp4").write_bytes(encode_clip(frames))
+    (tmp_path / "v" / "bad.mp4").write_bytes(b"bad")
+    (tmp_path / "v" / "captions.csv").write_text(
+        'path,caption,extra\na.mp4,"a, clip",1\nbad.mp4,x,2\ngone.mp4,y,3\na.mp4,,4\n'
+    )
+    report = prepare.prepare("video", f"{tmp_path}/v/captions.csv", tmp_path / "set", size=48, fps=2.0, max_frames=3)
+    assert report["drops"] == {"clip not readable": 2, "clip without caption": 1}
+    document = record.Source(tmp_path / "set")[0]
+    assert (document.key, document.text, len(document.media), len(document.media[0])) == ("a.mp4", "a, clip", 1, 3)
+    assert [round(image.decode(frame).mean() / 20) for frame in document.media[0]] == [0, 2, 4]
+
+
+def test_a_table_without_the_columns_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("file,text\n")
+    with pytest.raises(ValueError, match=r"t\.csv must be a CSV table .* lacks caption and path"):
+        prepare.prepare("video", f"{tmp_path}/t.csv", tmp_path / "set")
+
+
+def test_mistakes_are_named_and_leave_nothing(tmp_path):
+    target = tmp_path / "out" / "set"
+    (tmp_path / "a.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"No file matches '.*missing/\*\.html'"):
+        prepare.prepare("html", f"{tmp_path}/missing/*.html", target)
+    with pytest.raises(ValueError, match="Unknown format 'pdf'; known here: html, tar, text, video"):
+        prepare.prepare("pdf", f"{tmp_path}/*", target)
+    with pytest.raises(ValueError, match="size must be positive, but is 0"):
+        prepare.prepare("text", f"{tmp_path}/*.jsonl", target, size=0)
+    with pytest.raises(ValueError, match=r"No document came out of '.*a\.jsonl': 1 x line not JSON \(first: a.jsonl:1"):
+        prepare.prepare("text", f"{tmp_path}/a.jsonl", target)
+    os.symlink(tmp_path / "nowhere", tmp_path / "b.jsonl")
+    with pytest.raises(OSError, match="Cannot read the source file .*b.jsonl: No such file"):
+        prepare.prepare("text", f"{tmp_path}/*.jsonl", target)
+    assert not target.exists() and not list((tmp_path / "out").iterdir())
+
+
+def test_an_unreadable_page_stops_the_workers(site, tmp_path):
+    os.symlink(tmp_path / "nowhere", site / "070b.html")
+    with pytest.raises(OSError, match="Cannot read the source file .*070b.html: No such file"):
+        prepare.prepare("html", f"{site}/*.html", tmp_path / "set", workers=2)
+    assert not list(tmp_path.glob("*set*"))
+
+
+def test_workers_end_with_a_killed_parent(site, tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import multiprocessing, os, signal
+        from flamingo_jax.data import prepare
+
+        def kill(done, total):
+            print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if __name__ == "__main__":
+            prepare.prepare("html", {str(site / "*.html")!r}, {str(tmp_path / "set")!r}, progress=kill, workers=2)
+    """)
+    )
+    # The pipe ends when the last process that holds it has gone.
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == -9 and len(result.stdout.split()) == 2
+    assert not (tmp_path / "set").exists() and (tmp_path / ".set.partial").exists()
+    prepare.prepare("html", f"{site}/*.html", tmp_path / "set", workers=1)
+    assert not (tmp_path / ".set.partial").exists()
