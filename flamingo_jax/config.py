@@ -194,9 +194,16 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Few-shot evaluation: which tasks, how many shots, how many queries per task, and the prompt templates."""
+    """Few-shot evaluation: which tasks, how many shots, how many queries per task, and the prompt templates.
+
+    benchmarks: folder of ``TASK/{support,query}.jsonl``. image_dataset, clip_dataset: the datasets whose settings say
+    how pictures and clips are shown to the model.
+    """
 
     tasks: tuple[str, ...]
+    benchmarks: str
+    image_dataset: str
+    clip_dataset: str
     shots: tuple[int, ...] = (0, 1, 2, 4, 8)
     queries: int = 200
     batch_size: int = 50
@@ -218,7 +225,10 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """A whole run: data, model and the list of stages, each of which starts from the results of those before it."""
+    """A whole run: data, model and stages, each of which may start from the results of those before it.
+
+    order: the stages to run, by name (a ConfigDict does not keep the order of its keys).
+    """
 
     seed: int
     mesh: MeshConfig
@@ -226,6 +236,7 @@ class RunConfig:
     datasets: Mapping[str, DatasetConfig]
     model: ModelConfig
     stages: Mapping[str, StageConfig]
+    order: tuple[str, ...]
     evaluation: EvaluationConfig
     world: WorldConfig | None = None
 

@@ -31,17 +31,20 @@ def scores(results: dict, path: pathlib.Path) -> None:
     lines: dict[tuple[str, str], list[dict]] = {}
     for row in results["results"]:
         lines.setdefault((row["task"], row["measure"]), []).append(row)
-    binding = {key: rows for key, rows in lines.items() if key[0].startswith("binding")}
+    ticks = results["protocol"]["shots"]
+    panels = [
+        (draw, some)
+        for draw, binding in ((_plot_binding, True), (_plot_tasks, False))
+        if (some := {key: rows for key, rows in lines.items() if key[0].startswith("binding") == binding})
+    ]
     with matplotlib.rc_context(_STYLE):
-        figure = Figure((11.5, 3.8), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-        ticks = results["protocol"]["shots"]
-        _plot_binding(left, binding, ticks)
-        _plot_tasks(right, {key: rows for key, rows in lines.items() if key not in binding}, ticks)
-        left.set_ylabel("right answers, %")
-        for axis in (left, right):
+        figure = Figure((0.3 + 5.6 * len(panels), 3.8), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (draw, some) in zip(axes, panels, strict=True):
+            draw(axis, some, ticks)
             axis.set(xlabel="shots", ylim=(-3, 103), xticks=range(len(ticks)), xticklabels=ticks)
             axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=2.8, labelspacing=0.7)
+        axes[0].set_ylabel("right answers, %")
         _save(figure, path)
 
 

@@ -19,7 +19,6 @@ WEIGHT_AXES = {
     "features": "channels that the vision encoder hands on",
     "channels_in": "input channels of a convolution",
     "channels_out": "output channels of a convolution",
-    "window": "a side of a convolution's window",
     "latents": "learnt latents R",
     "frames": "temporal embeddings T",
     "layers": "layers stacked by a scan",
@@ -32,24 +31,28 @@ ACTIVATION_AXES = {
     "act_embed": "width D of activations",
     "act_heads": "heads of activations",
     "act_vocab": "vocabulary of logits",
-    "none": "a dimension that is never split",
 }
 
 
-def named(init, *axes: str):
-    """``init`` whose result carries logical axis names, one per dimension. Unknown names raise ValueError."""
+def named(init, *axes: str | None):
+    """``init`` whose result carries logical axis names, one per dimension. Unknown names raise ValueError.
+
+    None: a dimension that is never split.
+    """
     for axis in axes:
-        if axis not in WEIGHT_AXES:
+        if axis is not None and axis not in WEIGHT_AXES:
             raise ValueError(f"{axis!r} is no weight axis; known: {', '.join(WEIGHT_AXES)}.")
     return nn.with_logical_partitioning(init, axes)
 
 
-def constrain(x: jax.Array, *axes: str) -> jax.Array:
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """States the sharding of an activation by logical names, one per dimension. Unknown names raise ValueError.
+
+    None: a dimension that is never split.
 
     Takes effect inside ``jax.jit`` under ``jax.set_mesh`` and ``flax.linen.logical_axis_rules``; elsewhere it does nothing.
     """
     for axis in axes:
-        if axis not in ACTIVATION_AXES:
+        if axis is not None and axis not in ACTIVATION_AXES:
             raise ValueError(f"{axis!r} is no activation axis; known: {', '.join(ACTIVATION_AXES)}.")
     return nn.with_logical_constraint(x, axes)

@@ -28,8 +28,8 @@ class TextTower(nn.Module):
         x = Embedding(self.vocab_size, config.width, self.dtype, name="embedding").encode(tokens)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         visible = jnp.broadcast_to(mask[:, None, :], (*tokens.shape, tokens.shape[1]))
-        x = Stack(config.depth, config.heads, "gelu", 10000.0, self.dtype, remat=False, name="text")(
-            x, positions, visible
+        x = Stack(config.depth, config.heads, "gelu", False, 10000.0, self.dtype, remat=False, name="text")(
+            x, positions, visible, mask
         )
         x = Norm(self.dtype, name="norm")(x).astype(jnp.float32)
         weight = mask.astype(jnp.float32)[..., None]

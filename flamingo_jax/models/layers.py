@@ -130,7 +130,7 @@ class Attention(nn.Module):
         def project(name, x):
             shape = (x.shape[-1], self.heads, self.head_size)
             layer = Einsum(shape, ("embed", "heads", "head"), x.shape[-1], self.dtype, name=name)
-            return constrain(layer("BLD,DHK->BHLK", x), "batch", "act_heads", "length", "none")
+            return constrain(layer("BLD,DHK->BHLK", x), "batch", "act_heads", "length", None)
 
         q, k, v = project("query", queries), project("key", keys), project("value", keys)
         if rotary is not None:

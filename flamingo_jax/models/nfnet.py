@@ -30,7 +30,7 @@ class StandardConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         fan_in = self.window**2 * x.shape[-1] // self.groups
         shape = (self.window, self.window, x.shape[-1] // self.groups, self.channels)
-        axes = ("window", "window", "channels_in", "channels_out")
+        axes = (None, None, "channels_in", "channels_out")
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         weight = self.param("kernel", named(init, *axes), shape, jnp.float32)
         gain = self.param("gain", named(nn.initializers.ones, "vector"), (self.channels,), jnp.float32)
@@ -109,7 +109,7 @@ class NFNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         config = self.config
-        images = constrain(images, "images", "none", "none", "none")
+        images = constrain(images, "images", None, None, None)
         mean, std = (jnp.asarray(value, jnp.float32) * 255 for value in (config.mean, config.std))
         x = ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
         # The stem: 3x3 convolutions, the first and the last with stride 2, activations between them.

@@ -25,16 +25,16 @@ def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
 
 def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams: Mapping[str, object]) -> None:
     """Saves the training state and every stream's position together, as one atomic unit."""
-    positions = {name: np.int64(stream.get_state()) for name, stream in streams.items()}
+    positions = {name: stream.get_state() for name, stream in streams.items()}
     checkpoints.save(step, {"train": state, "streams": positions}, force=True)
 
 
 def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Mapping[str, object]) -> dict:
     """Reads the newest checkpoint onto ``abstract``'s shardings and sets the streams to their positions."""
-    tree = {"train": abstract, "streams": {name: np.int64(0) for name in streams}}
+    tree = {"train": abstract, "streams": dict.fromkeys(streams, 0)}
     loaded = checkpoints.load(checkpoints.latest, tree)
     for name, stream in streams.items():
-        stream.set_state(int(loaded["streams"][name]))
+        stream.set_state(loaded["streams"][name])
     return loaded["train"]
 
 

@@ -28,7 +28,6 @@ RULES = {
     "features": None,
     "channels_in": None,
     "channels_out": "fsdp",
-    "window": None,
     "latents": None,
     "frames": None,
     "layers": None,
@@ -39,7 +38,6 @@ RULES = {
     "act_embed": None,
     "act_heads": "tensor",
     "act_vocab": "tensor",
-    "none": None,
 }
 assert RULES.keys() == WEIGHT_AXES.keys() | ACTIVATION_AXES.keys(), "every logical axis has exactly one rule"
 

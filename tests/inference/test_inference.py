@@ -166,7 +166,9 @@ def test_a_prompt_without_media_sees_none():
     model, variables, latents = tiny()
     tokens, index, mask = prompts()
     index = np.zeros_like(index)
-    runs = [greedy(model, variables, tokens, part, index, mask, steps=STEPS, eoc=EOC) for part in (latents, 5 * latents)]
+    runs = [
+        greedy(model, variables, tokens, part, index, mask, steps=STEPS, eoc=EOC) for part in (latents, 5 * latents)
+    ]
     np.testing.assert_array_equal(*runs)
 
 

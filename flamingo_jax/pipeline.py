@@ -1,0 +1,170 @@
+"""All stages of a run, one after another: raw files, records, tokenizer, training stages, evaluation.
+
+A stage that is complete in the workdir is skipped, one that was interrupted is resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import time
+import zlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from flamingo_jax.config import RunConfig, StageConfig, suggest
+from flamingo_jax.data import prepare, record, stream, tokenizer
+from flamingo_jax.data.world import write as world
+from flamingo_jax.evaluation import evaluate
+from flamingo_jax.models.flamingo import Flamingo, assemble
+from flamingo_jax.training import checkpoint, loop, sharding
+from flamingo_jax.training.metrics import Progress
+from flamingo_jax.training.objective import OBJECTIVES
+
+
+def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print) -> dict:
+    """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results."""
+    _prepare(config, workdir, say)
+    vocabulary = _tokenizer(config, workdir, say)
+    mesh = sharding.make_mesh(config.mesh)
+    for name in config.order:
+        _train(name, config, workdir, vocabulary, mesh, say)
+    return _evaluate(config, workdir, vocabulary, say)
+
+
+def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
+    if config.world and not (workdir / "world").exists():
+        with _timed("world", say):
+            world.write(workdir / "world", config.world, _counter("world"))
+    for name, dataset in config.datasets.items():
+        target = workdir / "data" / name
+        if not target.exists():
+            with _timed(f"prepare {name}", say):
+                report = prepare.prepare(
+                    dataset.format,
+                    dataset.source.format(workdir=workdir),
+                    target,
+                    size=dataset.size,
+                    fps=dataset.fps,
+                    max_frames=dataset.max_frames,
+                    shards=dataset.shards,
+                    progress=_counter(f"prepare {name}"),
+                )
+                dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(report["drops"].items()))
+                say(f"{name}: {report['documents']} documents, {report['media']} media; dropped: {dropped or 'none'}")
+
+
+def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:
+    path = pathlib.Path(config.tokenizer.path or workdir / "tokenizer.json")
+    if not path.exists() and not config.tokenizer.path:
+        with _timed("tokenizer", say):
+            sources = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
+            texts = (source[i].text for source in sources for i in range(len(source)))
+            tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
+    return tokenizer.load(path)
+
+
+def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
+    if name not in config.stages:
+        raise ValueError(f"config.order names {name!r}; {suggest(name, config.stages)}.")
+    directory, stage = workdir / name, config.stages[name]
+    if checkpoint.read_result(directory):
+        say(f"{name}: complete")
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    objective = OBJECTIVES[stage.objective](config.model, vocabulary.eoc, vocabulary.pad)
+    examples = {dataset: config.datasets[dataset].example for dataset in stage.mixture}
+    with _timed(name, say):
+        params, metrics = loop.train(
+            loop.Stage(
+                name=name,
+                config=stage,
+                objective=objective,
+                examples=examples,
+                streams={
+                    dataset: stream.stream(
+                        workdir / "data" / dataset,
+                        vocabulary,
+                        examples[dataset],
+                        batch_size=mix.batch_size,
+                        seed=zlib.crc32(f"{config.seed}/{name}/{dataset}".encode()),
+                        shard_index=jax.process_index(),
+                        shard_count=jax.process_count(),
+                    )
+                    for dataset, mix in stage.mixture.items()
+                },
+                frozen=_frozen(stage, config, workdir, objective, mesh),
+                mesh=mesh,
+                seed=config.seed,
+                directory=directory,
+            ),
+            say,
+        )
+    weights = checkpoint.store_weights(workdir, name, params)
+    checkpoint.write_result(directory, {"weights": weights, "steps": stage.steps, "metrics": metrics})
+    checkpoint.discard_checkpoints(directory / "checkpoints")
+
+
+def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
+    """The weights that a flamingo stage freezes, from the stages that ``stage.parts`` names."""
+    stored = {part: checkpoint.load_result_weights(workdir, source) for part, source in stage.parts.items()}
+    return assemble(stored["language"], stored["vision"]["vision"], config.model.gated.every)
+
+
+def _frozen(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> dict:
+    if not stage.parts:
+        return {}
+    example = config.datasets[next(iter(stage.mixture))].example
+    return loop.place_frozen(mesh, objective, example, _parts(stage, config, workdir), config.model.dtype)
+
+
+def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:
+    directory = workdir / "evaluation"
+    if (done := directory / "results.json").exists():
+        say("evaluation: complete")
+        return json.loads(done.read_text())
+    name = next(name for name in reversed(config.order) if config.stages[name].objective == "flamingo")
+    stage = config.stages[name]
+    model = Flamingo(config.model, vocabulary.eoc)
+    dtype = jnp.dtype(config.model.dtype)
+    variables = {
+        "params": checkpoint.load_result_weights(workdir, name),
+        "frozen": jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), _parts(stage, config, workdir)),
+    }
+    with _timed("evaluation", say):
+        return evaluate.run(
+            model,
+            variables,
+            vocabulary,
+            pathlib.Path(config.evaluation.benchmarks.format(workdir=workdir)),
+            directory,
+            config.evaluation,
+            image=config.datasets[config.evaluation.image_dataset].example,
+            clip=config.datasets[config.evaluation.clip_dataset],
+            stages={name: workdir / name / "metrics.jsonl" for name in config.order},
+            progress=_counter("evaluation"),
+        )
+
+
+def _counter(name: str) -> Callable[[int, int], None]:
+    """A progress bar that is fed (items done, all items)."""
+    bars: list[Progress] = []
+
+    def update(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Progress(name, total))
+        bars[0].update(done, {})
+        if done >= total:
+            bars[0].close()
+
+    return update
+
+
+@contextlib.contextmanager
+def _timed(name: str, say):
+    start = time.monotonic()
+    yield
+    say(f"{name}: {time.monotonic() - start:.0f} s")

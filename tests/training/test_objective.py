@@ -1,0 +1,44 @@
+"""Losses against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flamingo_jax.training.objective import contrastive_loss, gates, token_loss
+
+
+def test_token_loss_is_the_weighted_mean_over_next_tokens():
+    rng = np.random.default_rng(0)
+    logits, tokens = rng.normal(size=(2, 5, 7)).astype(np.float32), rng.integers(0, 7, (2, 5))
+    weights = np.array([[1, 1, 0, 1, 1], [1, 0, 0, 1, 0]], np.float32)
+    total = count = 0.0
+    for b in range(2):
+        for l in range(1, 5):
+            log_p = logits[b, l - 1] - np.log(np.exp(logits[b, l - 1]).sum())
+            total -= weights[b, l] * log_p[tokens[b, l]]
+            count += weights[b, l]
+    np.testing.assert_allclose(token_loss(logits, jnp.asarray(tokens), jnp.asarray(weights)), total / count, rtol=1e-5)
+
+
+def test_token_loss_of_nothing_is_zero_and_so_is_its_gradient():
+    logits, tokens = jnp.ones((1, 3, 4)), jnp.zeros((1, 3), jnp.int32)
+    value, grad = jax.value_and_grad(token_loss)(logits, tokens, jnp.zeros((1, 3)))
+    assert value == 0 and not np.any(grad)
+
+
+def test_contrastive_loss_is_symmetric_and_knows_the_diagonal():
+    a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in jax.random.normal(jax.random.key(0), (2, 6, 4)))
+    np.testing.assert_allclose(contrastive_loss(a, b, 3.0, 0.1), contrastive_loss(b, a, 3.0, 0.1), rtol=1e-6)
+    assert contrastive_loss(a, a, 30.0, 0.0) < contrastive_loss(a, jnp.roll(a, 1, 0), 30.0, 0.0)
+    labels = jnp.arange(6)
+    plain = optax.softmax_cross_entropy_with_integer_labels(5.0 * a @ b.T, labels).mean()
+    plain += optax.softmax_cross_entropy_with_integer_labels(5.0 * b @ a.T, labels).mean()
+    np.testing.assert_allclose(contrastive_loss(a, b, 5.0, 0.0), plain, rtol=1e-5)
+
+
+def test_gates_are_listed_bottom_to_top(flamingo):
+    _, variables = flamingo
+    values = gates(variables["params"])
+    assert list(values) == ["gate/attention/0", "gate/attention/1", "gate/mlp/0", "gate/mlp/1"]
+    np.testing.assert_allclose(list(values.values()), np.tanh(0.7), rtol=1e-6)

@@ -1,0 +1,53 @@
+"""The table of logical axes: what goes where, and what is refused."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from flamingo_jax.config import MeshConfig
+from flamingo_jax.models import axes
+from flamingo_jax.training import sharding
+
+
+def test_mesh_takes_what_is_left():
+    assert dict(sharding.make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1)])
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(ValueError, match="does not fit 8 devices"):
+        sharding.make_mesh(MeshConfig(*sizes))
+
+
+def test_unknown_axis_names_raise():
+    with pytest.raises(ValueError, match="'embde' is no weight axis"):
+        axes.named(nn.initializers.zeros, "embde")
+    with pytest.raises(ValueError, match="'lenght' is no activation axis"):
+        axes.constrain(jnp.zeros((1, 1)), "batch", "lenght")
+
+
+def test_all_offending_weights_are_named_at_once():
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    tree = {
+        "odd": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((6, 8), jnp.float32), ("embed", "mlp")),
+        "large": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((2048, 1024), jnp.float32), (None, "joint")),
+        "fine": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 8), jnp.float32), ("embed", "mlp")),
+    }
+    with pytest.raises(ValueError, match=r"(?s)large.*replicated.*odd.*embed=6 is not divisible by fsdp=4"):
+        sharding.shard_tree(mesh, tree)
+    assert sharding.shard_tree(mesh, {"fine": tree["fine"]})["fine"].spec == P("fsdp", "tensor")
+
+
+def test_constraints_reach_the_compiler():
+    mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=1, tensor=2))
+    with sharding.use(mesh):
+        text = jax.jit(lambda x: axes.constrain(x, "batch", "length", "act_vocab")).lower(jnp.ones((8, 4, 6))).as_text()
+    assert "sharding_constraint" in text and "tensor" in text
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    mesh = sharding.make_mesh(MeshConfig())
+    with pytest.raises(ValueError, match="mixture.m3w.batch_size=12 is not divisible by data x fsdp = 8"):
+        sharding.check_batch(mesh, "m3w", 12)
