@@ -94,7 +94,10 @@ class LanguageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """A normaliser-free ResNet (Brock et al. 2021). One entry per stage; ``expansion`` is the final 1x1 convolution."""
+    """A normaliser-free ResNet (Brock et al. 2021). One entry per stage; ``expansion`` is the final 1x1 convolution.
+
+    activation: gelu | relu.
+    """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -103,6 +106,7 @@ class VisionConfig:
     group_size: int = 128
     expansion: int = 0
     alpha: float = 0.2
+    activation: str = "gelu"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -245,7 +249,25 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
     """Turns a (Config)dict into ``cls``. Raises ValueError naming every unknown, missing or mistyped key's path."""
     if hasattr(config, "to_dict"):
         config = config.to_dict()
-    return _convert(config, cls, path)
+    built = _convert(config, cls, path)
+    if isinstance(built, RunConfig):
+        _check_names(built, path)
+    return built
+
+
+def _check_names(config: RunConfig, path: str) -> None:
+    """Raises ValueError for a name that refers to nothing."""
+    references = [(f"{path}.order", name, config.stages) for name in config.order]
+    references += [(f"{path}.tokenizer.datasets", name, config.datasets) for name in config.tokenizer.datasets]
+    for field in ("image_dataset", "clip_dataset"):
+        references.append((f"{path}.evaluation.{field}", getattr(config.evaluation, field), config.datasets))
+    for key, stage in config.stages.items():
+        references.append((f"{path}.stages.{key}.objective", stage.objective, ("language", "contrastive", "flamingo")))
+        references += [(f"{path}.stages.{key}.mixture", name, config.datasets) for name in stage.mixture]
+        references += [(f"{path}.stages.{key}.parts.{part}", name, config.stages) for part, name in stage.parts.items()]
+    for place, name, known in references:
+        if name not in known:
+            raise ValueError(f"{place} names {name!r}, which is not there; {suggest(name, known)}.")
 
 
 def to_json(config: Any) -> str:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import RunConfig, StageConfig, suggest
+from flamingo_jax.config import RunConfig, StageConfig
 from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
-from flamingo_jax.evaluation import evaluate
+from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo, assemble
 from flamingo_jax.training import checkpoint, loop, sharding
 from flamingo_jax.training.metrics import Progress
@@ -27,9 +27,14 @@ from flamingo_jax.training.objective import OBJECTIVES
 
 def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print) -> dict:
     """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results."""
+    # What can be wrong is found before anything takes time.
+    mesh = sharding.make_mesh(config.mesh)
+    tasks.select(config.evaluation.tasks)
+    for name in config.order:
+        for dataset, mix in config.stages[name].mixture.items():
+            sharding.check_batch(mesh, dataset, mix.batch_size)
     _prepare(config, workdir, say)
     vocabulary = _tokenizer(config, workdir, say)
-    mesh = sharding.make_mesh(config.mesh)
     for name in config.order:
         _train(name, config, workdir, vocabulary, mesh, say)
     return _evaluate(config, workdir, vocabulary, say)
@@ -68,8 +73,6 @@ def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Token
 
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
-    if name not in config.stages:
-        raise ValueError(f"config.order names {name!r}; {suggest(name, config.stages)}.")
     directory, stage = workdir / name, config.stages[name]
     if checkpoint.read_result(directory):
         say(f"{name}: complete")

@@ -12,9 +12,11 @@ from flamingo_jax.config import VisionConfig
 from flamingo_jax.models.axes import constrain, named
 
 
-def scaled_gelu(x: jax.Array) -> jax.Array:
-    """GELU times 1.7015, so that a unit normal input leaves with variance one."""
-    return nn.gelu(x) * 1.7015043497085571
+# Activations scaled so that a unit normal input leaves with variance one (Brock et al. 2021, table of gammas).
+ACTIVATIONS = {
+    "gelu": lambda x: nn.gelu(x) * 1.7015043497085571,
+    "relu": lambda x: nn.relu(x) * 1.7139588594436646,
+}
 
 
 class StandardConv(nn.Module):
@@ -83,15 +85,16 @@ class NFBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         middle = self.channels // 2
         groups = max(1, middle // self.config.group_size)
-        y = scaled_gelu(x) * self.beta
+        activate = ACTIVATIONS[self.config.activation]
+        y = activate(x) * self.beta
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.channels:
             pooled = nn.avg_pool(y, (2, 2), (2, 2), "SAME") if self.stride > 1 else y
             shortcut = StandardConv(self.channels, 1, self.dtype, name="shortcut")(pooled)
         y = StandardConv(middle, 1, self.dtype, name="reduce")(y)
-        y = StandardConv(middle, 3, self.dtype, self.stride, groups, name="conv_a")(scaled_gelu(y))
-        y = StandardConv(middle, 3, self.dtype, 1, groups, name="conv_b")(scaled_gelu(y))
-        y = StandardConv(self.channels, 1, self.dtype, name="expand")(scaled_gelu(y))
+        y = StandardConv(middle, 3, self.dtype, self.stride, groups, name="conv_a")(activate(y))
+        y = StandardConv(middle, 3, self.dtype, 1, groups, name="conv_b")(activate(y))
+        y = StandardConv(self.channels, 1, self.dtype, name="expand")(activate(y))
         y = y * SqueezeExcite(self.dtype, name="gate")(y) * 2
         gain = self.param("skip_gain", named(nn.initializers.zeros), (), jnp.float32)
         return shortcut + y * (gain * self.config.alpha).astype(self.dtype)
@@ -108,7 +111,7 @@ class NFNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        config = self.config
+        config, activate = self.config, ACTIVATIONS[self.config.activation]
         images = constrain(images, "images", None, None, None)
         mean, std = (jnp.asarray(value, jnp.float32) * 255 for value in (config.mean, config.std))
         x = ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
@@ -116,7 +119,7 @@ class NFNet(nn.Module):
         for i, channels in enumerate(config.stem):
             stride = 2 if i in (0, len(config.stem) - 1) else 1
             x = StandardConv(channels, 3, self.dtype, stride, name=f"stem_{i}")(x)
-            x = scaled_gelu(x) if i + 1 < len(config.stem) else x
+            x = activate(x) if i + 1 < len(config.stem) else x
         expected_std = 1.0
         for stage, (width, depth, stride) in enumerate(zip(config.widths, config.depths, config.strides, strict=True)):
             for i in range(depth):
@@ -128,4 +131,4 @@ class NFNet(nn.Module):
                 expected_std = math.sqrt((1.0 if i == 0 else expected_std**2) + config.alpha**2)
         if config.expansion:
             x = StandardConv(config.expansion, 1, self.dtype, name="expansion")(x)
-        return scaled_gelu(x)
+        return activate(x)

@@ -30,9 +30,18 @@ def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams
 
 
 def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Mapping[str, object]) -> dict:
-    """Reads the newest checkpoint onto ``abstract``'s shardings and sets the streams to their positions."""
+    """Reads the newest checkpoint onto ``abstract``'s shardings and sets the streams to their positions.
+
+    Raises ValueError when the checkpoint is damaged or belongs to another model.
+    """
     tree = {"train": abstract, "streams": dict.fromkeys(streams, 0)}
-    loaded = checkpoints.load(checkpoints.latest, tree)
+    try:
+        loaded = checkpoints.load(checkpoints.latest, tree)
+    except Exception as error:  # the library raises many kinds, with the whole tree in the message
+        raise ValueError(
+            f"The checkpoint of step {checkpoints.latest.step} in {checkpoints.directory} does not fit this config's "
+            f"model, or is damaged ({type(error).__name__}); delete that folder to start the stage anew."
+        ) from error
     for name, stream in streams.items():
         stream.set_state(loaded["streams"][name])
     return loaded["train"]

@@ -30,7 +30,7 @@ class Stage:
     """All that a training stage needs.
 
     examples: the shape of each dataset's examples. streams: per dataset an iterator of {key: [B / processes, ..]} with
-    ``get_state() -> int`` and ``set_state(int)``. frozen: the objective's frozen collection, already on the mesh.
+    ``get_state() -> int``, ``set_state(int)`` and the rest of ``data.stream.Stream``. frozen: the objective's frozen collection, already on the mesh.
     """
 
     name: str
@@ -85,6 +85,13 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         writer.close()
         progress.close()
     checkpoints.close()
+    for name, stream in stage.streams.items():
+        stream.close()
+        if stream.unreadable_documents or stream.unreadable_media:
+            say(
+                f"{stage.name}: {stream.unreadable_documents} documents and {stream.unreadable_media} media of {name} "
+                "could not be read and counted for nothing"
+            )
     return state["params"], final
 
 

@@ -70,7 +70,9 @@ def test_state_holds_trainable_weights_alone(task, single):
     state, _ = single
     assert set(state["params"]) == {"resampler", "decoder"}
     adam = make_optimizer(OptimizerConfig(), 10).init(state["params"])
-    assert sum(leaf.size for leaf in jax.tree.leaves(adam)) < 2.1 * sum(x.size for x in jax.tree.leaves(state["params"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(adam)) < 2.1 * sum(
+        x.size for x in jax.tree.leaves(state["params"])
+    )
 
 
 def test_decay_spares_the_resampler_and_all_vectors(task):

@@ -1,0 +1,53 @@
+"""A config that is wrong says where."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import pytest
+
+from flamingo_jax import config as configs
+
+BASE = pathlib.Path(__file__).parents[1] / "configs" / "base.py"
+
+
+def load(variant=""):
+    spec = importlib.util.spec_from_file_location("base_config", BASE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+@pytest.mark.parametrize("variant", ["", "quick"])
+def test_base_becomes_dataclasses(variant):
+    config = configs.build(load(variant))
+    assert config.order == ("language", "contrastive", "flamingo")
+    assert isinstance(config.datasets["m3w"].example.fill, tuple)
+    assert config.stages["flamingo"].mixture["m3w"].weight == 1.0
+    assert dataclasses.is_dataclass(config.model.vision)
+
+
+def test_unknown_key_names_itself_and_its_neighbours():
+    config = load()
+    config.model.resampler.latent = 4
+    with pytest.raises(ValueError, match=r"config\.model\.resampler\.latent is unknown; did you mean 'latents'"):
+        configs.build(config)
+
+
+def test_missing_key_is_named():
+    config = load()
+    del config.model.gated.heads
+    with pytest.raises(ValueError, match=r"config\.model\.gated lacks heads"):
+        configs.build(config)
+
+
+@pytest.mark.parametrize("value", ["many", 2.5, True, None])
+def test_wrong_type_is_named(value):
+    config = load().to_dict()
+    config["stages"]["flamingo"]["steps"] = value
+    with pytest.raises(ValueError, match=r"config\.stages\.flamingo\.steps must be int, but is"):
+        configs.build(config)
+
+
+def test_json_is_stable():
+    assert configs.to_json(configs.build(load())) == configs.to_json(configs.build(load()))

@@ -1,0 +1,151 @@
+"""The command as its user types it: a tiny run of everything, typos, other configs, bad folders, kill -9."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+BASE = f"--config={ROOT / 'configs' / 'base.py'}:quick"
+# Everything runs, nothing is learnt: two steps a stage on a handful of files.
+TINY = {
+    "world.images_per_concept": 1,
+    "world.pages": 24,
+    "world.align": 24,
+    "world.ltip": 24,
+    "world.clips": 8,
+    "world.texts": 400,
+    "world.queries": 12,
+    "world.supports": 16,
+    "world.binding_images": 4,
+    "evaluation.queries": 4,
+    "evaluation.shots": "(0,2)",
+    "evaluation.batch_size": 4,
+    "evaluation.tasks": "('caption','binding_2way')",
+    "stages.flamingo.mixture.m3w.batch_size": 8,
+    "stages.flamingo.mixture.align.batch_size": 8,
+    "stages.flamingo.mixture.ltip.batch_size": 8,
+    "stages.flamingo.mixture.vtp.batch_size": 8,
+    "stages.contrastive.mixture.align.batch_size": 8,
+    "stages.contrastive.mixture.ltip.batch_size": 8,
+    "stages.language.mixture.text.batch_size": 8,
+}
+
+
+def command(workdir, *arguments, steps=2, every=60.0):
+    stages = {f"stages.{name}.steps": steps for name in ("language", "contrastive", "flamingo")}
+    stages |= {f"stages.{name}.checkpoint_every_seconds": every for name in ("language", "contrastive", "flamingo")}
+    flags = [f"--config.{key}={value}" for key, value in (TINY | stages).items()]
+    return [sys.executable, "-m", "flamingo_jax.train", BASE, f"--workdir={workdir}", *flags, *arguments]
+
+
+def run(*args, devices=1, **kwargs):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=env, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    result = run(workdir)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    results = json.loads((finished / "evaluation" / "results.json").read_text())
+    assert {row["task"] for row in results["results"]} == {"caption", "binding_2way"}
+    for name in ("results.md", "score.png", "training.png", "gates.png"):
+        assert (finished / "evaluation" / name).stat().st_size > 0
+    for stage in ("language", "contrastive", "flamingo"):
+        assert json.loads((finished / stage / "result.json").read_text())["steps"] == 2
+        assert (finished / stage / "metrics.jsonl").read_text()
+        assert list((finished / stage).glob("events.out.tfevents*"))
+        assert not (finished / stage / "checkpoints").exists()
+
+
+def test_a_finished_run_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != "config.json"}
+    result = run(finished)
+    assert result.returncode == 0 and "flamingo: complete" in result.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != "config.json"}
+
+
+def test_another_config_is_shown_as_a_difference(finished):
+    result = run(finished, "--config.seed=7")
+    assert result.returncode == 1
+    assert '-  "seed": 0,' in result.stderr and '+  "seed": 7,' in result.stderr
+    assert "--accept_changed_config" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.model.language.widht=3", "widht"),
+        ("--config.model.language.width=wide", "width"),
+        ("--config.mesh.fsdp=3", "config.mesh"),
+        ("--config.order=('langauge',)", "did you mean 'language'"),
+        ("--config.evaluation.tasks=('captoin',)", "captoin"),
+    ],
+)
+def test_typos_stop_at_once(tmp_path, argument, message):
+    result = run(tmp_path / "never", argument)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert not (tmp_path / "never" / "data").exists()
+
+
+def test_a_workdir_that_is_a_file_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    result = run(path)
+    assert result.returncode == 1 and f"{path} is a file" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_missing_source_is_named(tmp_path):
+    result = run(tmp_path / "w", "--config.datasets.align.source=/nowhere/*.tar")
+    assert result.returncode == 1 and "/nowhere/*.tar" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "w" / "data" / "align").exists()
+
+
+@pytest.mark.slow
+def test_eight_devices_run_the_same_command(finished, tmp_path):
+    result = run(tmp_path, "--config.mesh.fsdp=2", "--config.mesh.tensor=2", devices=8)
+    assert result.returncode == 0, result.stderr[-3000:]
+    losses = [json.loads((w / "flamingo" / "result.json").read_text())["metrics"] for w in (finished, tmp_path)]
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert value == pytest.approx(losses[1][name], rel=2e-3), name
+
+
+@pytest.mark.slow
+def test_kill_9_anywhere_ends_with_the_same_bits(tmp_path):
+    """One run undisturbed, one killed every few seconds, a little later each time, until it is through."""
+    steps = dict(steps=12, every=0.3)
+    undisturbed = run(tmp_path / "whole", **steps)
+    assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    kills, patience = 0, 8.0
+    while True:
+        process = subprocess.Popen(
+            command(tmp_path / "cut", **steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, cwd=ROOT
+        )
+        try:
+            assert process.wait(patience) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills, patience = kills + 1, patience + 1.7
+            time.sleep(0.2)
+    assert kills >= 5
+    for stage in ("language", "contrastive", "flamingo"):
+        whole, cut = ((tmp_path / w / stage / "result.json").read_text() for w in ("whole", "cut"))
+        assert whole == cut  # the weights' content hash and the last losses
+        logs = [(tmp_path / w / stage / "metrics.jsonl").read_text() for w in ("whole", "cut")]
+        assert logs[0] == logs[1]

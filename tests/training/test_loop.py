@@ -1,0 +1,128 @@
+"""The loop: what is killed and started again ends with the same bits."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
+from flamingo_jax.training import checkpoint, loop, objective, sharding
+
+
+class Killed(Exception):
+    pass
+
+
+class Numbers:
+    """A stream whose n-th batch is a function of n; it breaks when it is asked for batch ``last``."""
+
+    unreadable_documents = unreadable_media = 0
+
+    def __init__(self, last=None):
+        self.next, self.last = 0, last
+
+    def __next__(self):
+        if self.next == self.last:
+            raise Killed
+        rng = np.random.default_rng(self.next)
+        self.next += 1
+        return {
+            "tokens": rng.integers(4, 64, (8, 12)).astype(np.int32),
+            "weights": np.ones((8, 12), np.float32),
+            "media": np.zeros((8, 0, 1, 16, 16, 3), np.uint8),
+            "media_index": np.zeros((8, 12), np.int32),
+            "media_mask": np.zeros((8, 0), bool),
+        }
+
+    def get_state(self):
+        return self.next
+
+    def set_state(self, state):
+        self.next = state
+
+    def close(self):
+        pass
+
+
+def stage(model_config, directory, stream, mesh, steps=6, every=1e9):
+    config = StageConfig(
+        objective="language",
+        steps=steps,
+        mixture={"text": MixConfig(8)},
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup=2),
+        log_every=1,
+        checkpoint_every_seconds=every,
+    )
+    return loop.Stage(
+        name="language",
+        config=config,
+        objective=objective.language(model_config, eoc=3, pad=0),
+        examples={"text": ExampleConfig(length=12, media=0, size=16)},
+        streams={"text": stream},
+        frozen={},
+        mesh=mesh,
+        seed=0,
+        directory=directory,
+    )
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_interrupted_equals_undisturbed(model_config, tmp_path, mesh):
+    mesh = sharding.make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
+    whole, last = loop.train(stage(model_config, tmp_path / "whole", Numbers(), mesh))
+    with pytest.raises(Killed):
+        loop.train(stage(model_config, tmp_path / "cut", Numbers(last=4), mesh, every=0.0))
+    said = []
+    parts, again = loop.train(stage(model_config, tmp_path / "cut", Numbers(), mesh), said.append)
+    assert said == ["language: continuing at step 4 of 6"]
+    chex.assert_trees_all_equal(whole, parts)
+    assert last == again
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1] and json.loads(logs[0].splitlines()[-1])["step"] == 6
+
+
+def test_a_checkpoint_continues_on_another_mesh(model_config, tmp_path):
+    with pytest.raises(Killed):
+        mesh = sharding.make_mesh(MeshConfig(8, 1, 1))
+        loop.train(stage(model_config, tmp_path, Numbers(last=3), mesh, every=0.0))
+    mesh = sharding.make_mesh(MeshConfig(1, 4, 2))
+    moved, _ = loop.train(stage(model_config, tmp_path, Numbers(), mesh), lambda _: None)
+    straight, _ = loop.train(stage(model_config, tmp_path / "straight", Numbers(), mesh))
+    chex.assert_trees_all_close(moved, straight, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_are_stored_once_by_content(tmp_path):
+    weights = {"a": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}
+    first = checkpoint.store_weights(tmp_path, "vision", weights)
+    assert checkpoint.store_weights(tmp_path, "vision", weights) == first
+    assert checkpoint.store_weights(tmp_path, "vision", {"a": {"kernel": weights["a"]["kernel"] + 1}}) != first
+    chex.assert_trees_all_equal(checkpoint.load_weights(tmp_path, first), weights)
+
+
+def test_a_missing_stage_is_named(tmp_path):
+    with pytest.raises(ValueError, match="Stage 'language' has no result"):
+        checkpoint.load_result_weights(tmp_path, "language")
+
+
+def test_frozen_weights_that_do_not_fit_are_listed(model_config, flamingo, tmp_path):
+    goal = objective.flamingo(model_config, eoc=3, pad=0)
+    example = ExampleConfig(length=12, media=3, size=16)
+    mesh = sharding.make_mesh(MeshConfig())
+    frozen = flamingo[1]["frozen"]
+    placed = loop.place_frozen(mesh, goal, example, frozen, "float32")
+    chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(frozen))
+    broken = {**frozen, "decoder": {**frozen["decoder"], "norm": {"scale": np.zeros(5)}, "extra": np.zeros(1)}}
+    with pytest.raises(ValueError, match=r"(?s)decoder/extra.*nothing.*decoder/norm/scale.*\(32,\).*\(5,\)"):
+        loop.place_frozen(mesh, goal, example, broken, "float32")
+
+
+def test_bad_batch_size_stops_before_anything_is_written(model_config, tmp_path):
+    mesh = sharding.make_mesh(MeshConfig())
+    bad = stage(model_config, tmp_path / "x", Numbers(), mesh)
+    config = dataclasses.replace(bad.config, mixture={"text": MixConfig(6)})
+    with pytest.raises(ValueError, match="not divisible"):
+        loop.train(dataclasses.replace(bad, config=config))
+    assert not (tmp_path / "x").exists()
