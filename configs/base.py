@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
         m3w=dict(
             format="html", source=f"{raw}/pages/*.html", size=SIZE,
             # The world's pages put every text after its image, so none refers to the next one.
-            example=dict(length=128, media=9, size=SIZE, p_next=0.0),
+            example=dict(length=112, media=9, size=SIZE, p_next=0.0),
         ),
         align=dict(
             format="tar", source=f"{raw}/align/*.tar", size=SIZE,
@@ -70,12 +70,12 @@ def get_config(variant: str = "") -> ConfigDict:
             optimizer=dict(learning_rate=2e-3, warmup=50, decay_fraction=0.8, b2=0.98),
         ),
         flamingo=dict(
-            objective="flamingo", steps=1500, parts=dict(language="language", vision="contrastive"),
+            objective="flamingo", steps=1400, parts=dict(language="language", vision="contrastive"),
             mixture=dict(
                 m3w=dict(batch_size=32, weight=1.0),
                 align=dict(batch_size=32, weight=0.2),
                 ltip=dict(batch_size=32, weight=0.2),
-                vtp=dict(batch_size=16, weight=0.03),
+                vtp=dict(batch_size=16, weight=0.3),  # the paper's 0.03 leaves no time to learn what moves
             ),
             optimizer=dict(learning_rate=2e-3, warmup=100, decay_fraction=0.2, b2=0.98),
         ),
