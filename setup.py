@@ -13,7 +13,6 @@ setup(
         "absl-py",
         "array-record",
         "av",
-        "etils[epath]",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "jax>=0.10.2",

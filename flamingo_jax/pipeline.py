@@ -138,7 +138,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
         "frozen": jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), _parts(stage, config, workdir)),
     }
     with _timed("evaluation", say):
-        return evaluate.run(
+        results = evaluate.run(
             model,
             variables,
             vocabulary,
@@ -150,6 +150,8 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             stages={name: workdir / name / "metrics.jsonl" for name in config.order},
             progress=_counter("evaluation"),
         )
+    say(f"\n{(directory / 'results.md').read_text()}\nResults and plots: {directory}")
+    return results
 
 
 def _counter(name: str) -> Callable[[int, int], None]:

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from flamingo_jax.training import checkpoint
+
 ROOT = pathlib.Path(__file__).parents[1]
 BASE = f"--config={ROOT / 'configs' / 'base.py'}:quick"
 # Everything runs, nothing is learnt: two steps a stage on a handful of files.
@@ -67,6 +69,13 @@ def test_a_run_leaves_what_it_promises(finished):
         assert (finished / stage / "metrics.jsonl").read_text()
         assert list((finished / stage).glob("events.out.tfevents*"))
         assert not (finished / stage / "checkpoints").exists()
+
+
+def test_stored_weights_are_those_that_were_trained(finished):
+    """Their name is their content's hash: what a later stage froze is bit for bit what an earlier one ended with."""
+    for stage in ("language", "contrastive", "flamingo"):
+        path = json.loads((finished / stage / "result.json").read_text())["weights"]
+        assert path == f"weights/{stage}-{checkpoint.content_hash(checkpoint.load_weights(finished, path))[:16]}"
 
 
 def test_a_finished_run_does_nothing(finished):

@@ -50,7 +50,8 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
     None: a dimension that is never split.
 
-    Takes effect inside ``jax.jit`` under ``jax.set_mesh`` and ``flax.linen.logical_axis_rules``; elsewhere it does nothing.
+    Takes effect inside ``jax.jit`` under ``jax.set_mesh`` and ``flax.linen.logical_axis_rules``; elsewhere it does
+    nothing.
     """
     for axis in axes:
         if axis is not None and axis not in ACTIVATION_AXES:

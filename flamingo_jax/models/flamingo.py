@@ -14,7 +14,9 @@ from flamingo_jax.models.resampler import Resampler
 
 
 class Flamingo(nn.Module):
-    """Interleaved text and media -> logits. ``params``: resampler, gated blocks, the ``<EOC>`` row; ``frozen``: the rest.
+    """Interleaved text and media -> logits.
+
+    Collections: ``params`` holds resampler, gated blocks and the ``<EOC>`` row; ``frozen`` the rest.
 
     eoc: token id of ``<EOC>``.
     """
@@ -37,7 +39,7 @@ class Flamingo(nn.Module):
         return latents.reshape(batch, count, *latents.shape[1:])
 
     def decode(self, tokens, latents, media_index, mask=None) -> jax.Array:
-        """tokens int [B, L], latents [B, N, R, D], media_index int [B, L], mask bool [B, L] -> float32 logits [B, L, V].
+        """tokens int, media_index int, mask bool [B, L], latents [B, N, R, D] -> float32 logits [B, L, V].
 
         With a mutable ``cache`` collection (see ``cache``) the tokens continue what it holds.
         """
@@ -47,7 +49,7 @@ class Flamingo(nn.Module):
         return self.decode(tokens, self.encode(media), media_index, mask)
 
     def cache(self, batch: int, length: int) -> dict:
-        """Zeros for ``batch`` sequences of up to ``length`` tokens: the ``cache`` collection that ``decode`` continues."""
+        """The ``cache`` collection that ``decode`` continues: zeros for ``batch`` sequences of up to ``length`` tokens."""
         config = self.config.resampler
         latents = jax.ShapeDtypeStruct((batch, 1, config.latents, config.width), jnp.dtype(self.config.dtype))
         tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)

@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         return jnp.where(jnp.arange(config.vocab_size) == self.eoc, own[..., None], logits)
 
     def _groups(self, x, *inputs):
-        """The outer scan over [gated cross-attention + k blocks], and the remainder when k does not divide the depth."""
+        """The scan over [gated cross-attention + k blocks], and the remainder when k does not divide the depth."""
         groups, remainder = divmod(self.config.depth, self.gated.every)
         group = nn.remat(Group, prevent_cse=False) if self.remat else Group
         if groups:
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
 
 
 def group_layers(weights: dict, every: int) -> dict:
-    """A bare decoder's weights in the layout of the gated one: [depth, ..] becomes groups [G, every, ..] + remainder."""
+    """A bare decoder's weights in the gated one's layout: [depth, ..] becomes groups [G, every, ..] + remainder."""
     blocks = weights["language"]
     depth = jax.tree.leaves(blocks)[0].shape[0]
     groups = depth // every

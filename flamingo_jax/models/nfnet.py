@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flamingo_jax.config import VisionConfig
 from flamingo_jax.models.axes import constrain, named
 
-
 # Activations scaled so that a unit normal input leaves with variance one (Brock et al. 2021, table of gammas).
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x) * 1.7015043497085571,

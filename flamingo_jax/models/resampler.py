@@ -12,7 +12,7 @@ from flamingo_jax.models.layers import Attention, Einsum, FeedForward, Norm, squ
 
 
 class ResamplerBlock(nn.Module):
-    """latents [B, R, D] attend to features [B, S, D] followed by themselves, then a feed-forward. Returns (latents, None)."""
+    """latents [B, R, D] attend to features [B, S, D] and themselves; then a feed-forward. Returns (latents, None)."""
 
     config: ResamplerConfig
     dtype: jnp.dtype

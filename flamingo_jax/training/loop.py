@@ -29,8 +29,8 @@ from flamingo_jax.training.step import make_step
 class Stage:
     """All that a training stage needs.
 
-    examples: the shape of each dataset's examples. streams: per dataset an iterator of {key: [B / processes, ..]} with
-    ``get_state() -> int``, ``set_state(int)`` and the rest of ``data.stream.Stream``. frozen: the objective's frozen collection, already on the mesh.
+    examples: the shape of each dataset's examples. streams: a ``data.stream.Stream`` of {key: [B / processes, ..]} per
+    dataset. frozen: the objective's frozen collection, already on the mesh.
     """
 
     name: str

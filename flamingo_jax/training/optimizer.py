@@ -1,4 +1,4 @@
-"""AdamW as in the paper (B.1.2): global-norm clip, linear warm-up, constant rate, decay on matrices outside the resampler."""
+"""AdamW as in the paper (B.1.2): clip by global norm, linear warm-up, constant rate, no decay on the resampler."""
 
 from __future__ import annotations
 

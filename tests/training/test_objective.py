@@ -14,10 +14,10 @@ def test_token_loss_is_the_weighted_mean_over_next_tokens():
     weights = np.array([[1, 1, 0, 1, 1], [1, 0, 0, 1, 0]], np.float32)
     total = count = 0.0
     for b in range(2):
-        for l in range(1, 5):
-            log_p = logits[b, l - 1] - np.log(np.exp(logits[b, l - 1]).sum())
-            total -= weights[b, l] * log_p[tokens[b, l]]
-            count += weights[b, l]
+        for at in range(1, 5):
+            log_p = logits[b, at - 1] - np.log(np.exp(logits[b, at - 1]).sum())
+            total -= weights[b, at] * log_p[tokens[b, at]]
+            count += weights[b, at]
     np.testing.assert_allclose(token_loss(logits, jnp.asarray(tokens), jnp.asarray(weights)), total / count, rtol=1e-5)
 
 
