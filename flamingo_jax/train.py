@@ -46,7 +46,9 @@ def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool
                 f"{workdir} was made by another config:\n{change}\n"
                 "Use another --workdir, or --accept_changed_config to continue with this one's unfinished stages."
             )
-    path.write_text(text)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)  # whole or not at all
 
 
 def main(argv: list[str]) -> None:

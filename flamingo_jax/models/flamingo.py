@@ -49,7 +49,7 @@ class Flamingo(nn.Module):
         return self.decode(tokens, self.encode(media), media_index, mask)
 
     def cache(self, batch: int, length: int) -> dict:
-        """The ``cache`` collection that ``decode`` continues: zeros for ``batch`` sequences of up to ``length`` tokens."""
+        """The ``cache`` that ``decode`` continues: zeros for ``batch`` sequences of up to ``length`` tokens."""
         config = self.config.resampler
         latents = jax.ShapeDtypeStruct((batch, 1, config.latents, config.width), jnp.dtype(self.config.dtype))
         tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)

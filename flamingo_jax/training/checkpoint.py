@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,8 @@ def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
 def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams: Mapping[str, object]) -> None:
     """Saves the training state and every stream's position together, as one atomic unit."""
     positions = {name: stream.get_state() for name, stream in streams.items()}
-    checkpoints.save(step, {"train": state, "streams": positions}, force=True)
+    with _writing(checkpoints.directory):
+        checkpoints.save(step, {"train": state, "streams": positions}, force=True)
 
 
 def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Mapping[str, object]) -> dict:
@@ -52,7 +54,8 @@ def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
     relative = f"weights/{name}-{content_hash(weights)[:16]}"
     target = workdir / relative
     if not target.exists():
-        ocp.save_pytree(target, weights)
+        with _writing(target):
+            ocp.save_pytree(target, weights)
     return relative
 
 
@@ -102,6 +105,16 @@ def load_result_weights(workdir: pathlib.Path, stage: str) -> dict:
     if result is None:
         raise ValueError(f"Stage {stage!r} has no result in {workdir}; it must come earlier in config.stages.")
     return load_weights(workdir, result["weights"])
+
+
+@contextlib.contextmanager
+def _writing(path: os.PathLike):
+    """Turns whatever the checkpoint library raises while it writes into an OSError that names the path."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        raise OSError(f"Cannot write {path}: {reason}") from error
 
 
 def discard_checkpoints(directory: pathlib.Path) -> None:
