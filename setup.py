@@ -29,7 +29,6 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "tfds": ["tensorflow-datasets"],
         "tpu": ["jax[tpu]"],
         "test": ["chex", "pytest", "pytest-xdist", "ruff"],
     },

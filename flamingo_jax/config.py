@@ -246,7 +246,7 @@ class RunConfig:
 
 
 def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"):
-    """Turns a (Config)dict into ``cls``. Raises ValueError naming every unknown, missing or mistyped key's path."""
+    """Turns a (Config)dict into ``cls``. Raises ValueError naming the path of an unknown, missing or mistyped key."""
     if hasattr(config, "to_dict"):
         config = config.to_dict()
     built = _convert(config, cls, path)
@@ -261,13 +261,39 @@ def _check_names(config: RunConfig, path: str) -> None:
     references += [(f"{path}.tokenizer.datasets", name, config.datasets) for name in config.tokenizer.datasets]
     for field in ("image_dataset", "clip_dataset"):
         references.append((f"{path}.evaluation.{field}", getattr(config.evaluation, field), config.datasets))
+    model = config.model
+    references += [
+        (f"{path}.model.dtype", model.dtype, ("float32", "bfloat16")),
+        (f"{path}.model.language.activation", model.language.activation, ("gelu", "squared_relu")),
+        (f"{path}.model.vision.activation", model.vision.activation, ("gelu", "relu")),
+    ]
     for key, stage in config.stages.items():
         references.append((f"{path}.stages.{key}.objective", stage.objective, ("language", "contrastive", "flamingo")))
         references += [(f"{path}.stages.{key}.mixture", name, config.datasets) for name in stage.mixture]
-        references += [(f"{path}.stages.{key}.parts.{part}", name, config.stages) for part, name in stage.parts.items()]
+        earlier = config.order[: config.order.index(key)] if key in config.order else config.stages
+        references += [(f"{path}.stages.{key}.parts.{part}", name, earlier) for part, name in stage.parts.items()]
+        if stage.objective == "flamingo" and stage.parts.keys() != {"language", "vision"}:
+            raise ValueError(f"{path}.stages.{key}.parts must name the stages of 'language' and 'vision'.")
     for place, name, known in references:
         if name not in known:
             raise ValueError(f"{place} names {name!r}, which is not there; {suggest(name, known)}.")
+
+
+def check_path(path: str) -> None:
+    """Raises ValueError when ``path`` (``config.mesh.data``) leads to no value that a config can have."""
+    kind, seen = RunConfig, "config"
+    for part in path.split(".")[1:]:
+        kind = next((a for a in typing.get_args(kind) if dataclasses.is_dataclass(a)), kind)
+        if dataclasses.is_dataclass(kind):
+            known = typing.get_type_hints(kind)
+            if part not in known:
+                raise ValueError(f"{seen}.{part} is unknown; {suggest(part, known)}.")
+            kind = known[part]
+        elif typing.get_origin(kind) is Mapping:
+            kind = typing.get_args(kind)[1]
+        else:
+            raise ValueError(f"{seen} is a single value and has no {part!r}.")
+        seen += f".{part}"
 
 
 def to_json(config: Any) -> str:

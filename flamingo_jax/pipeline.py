@@ -6,6 +6,7 @@ A stage that is complete in the workdir is skipped, one that was interrupted is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import time
@@ -27,17 +28,30 @@ from flamingo_jax.training.objective import OBJECTIVES
 
 def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print) -> dict:
     """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results."""
-    # What can be wrong is found before anything takes time.
     mesh = sharding.make_mesh(config.mesh)
-    tasks.select(config.evaluation.tasks)
-    for name in config.order:
-        for dataset, mix in config.stages[name].mixture.items():
-            sharding.check_batch(mesh, dataset, mix.batch_size)
     _prepare(config, workdir, say)
     vocabulary = _tokenizer(config, workdir, say)
+    if not (workdir / "evaluation" / "results.json").exists():
+        evaluate.check(_benchmarks(config, workdir), config.evaluation)
     for name in config.order:
         _train(name, config, workdir, vocabulary, mesh, say)
     return _evaluate(config, workdir, vocabulary, say)
+
+
+def check(config: RunConfig) -> None:
+    """Finds what is wrong with a config before anything takes time. Raises ValueError."""
+    mesh = sharding.make_mesh(config.mesh)
+    tasks.select(config.evaluation.tasks)
+    for name in config.order:
+        stage = config.stages[name]
+        objective = OBJECTIVES[stage.objective](config.model, eoc=3, pad=0)
+        seen = set()
+        for dataset, mix in stage.mixture.items():
+            sharding.check_batch(mesh, f"config.stages.{name}.mixture.{dataset}", mix.batch_size)
+            example = config.datasets[dataset].example
+            if example.frames not in seen:
+                loop.check_model(mesh, objective, example)
+            seen.add(example.frames)
 
 
 def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
@@ -69,12 +83,19 @@ def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Token
             sources = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
             texts = (source[i].text for source in sources for i in range(len(source)))
             tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
-    return tokenizer.load(path)
+    loaded = tokenizer.load(path)
+    if loaded.vocab_size > config.model.language.vocab_size:
+        raise ValueError(
+            f"{path} has {loaded.vocab_size} tokens, but config.model.language.vocab_size is only "
+            f"{config.model.language.vocab_size}."
+        )
+    return loaded
 
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
     directory, stage = workdir / name, config.stages[name]
     if checkpoint.read_result(directory):
+        checkpoint.discard_checkpoints(directory / "checkpoints")  # left if the last run ended just here
         say(f"{name}: complete")
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -107,7 +128,8 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
             say,
         )
     weights = checkpoint.store_weights(workdir, name, params)
-    checkpoint.write_result(directory, {"weights": weights, "steps": stage.steps, "metrics": metrics})
+    result = {"weights": weights, "steps": stage.steps, "metrics": metrics, "config": dataclasses.asdict(stage)}
+    checkpoint.write_result(directory, result)
     checkpoint.discard_checkpoints(directory / "checkpoints")
 
 
@@ -129,7 +151,10 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
     if (done := directory / "results.json").exists():
         say("evaluation: complete")
         return json.loads(done.read_text())
-    name = next(name for name in reversed(config.order) if config.stages[name].objective == "flamingo")
+    name = next((name for name in reversed(config.order) if config.stages[name].objective == "flamingo"), None)
+    if name is None:
+        say("evaluation: config.order has no flamingo stage, nothing to evaluate")
+        return {}
     stage = config.stages[name]
     model = Flamingo(config.model, vocabulary.eoc)
     dtype = jnp.dtype(config.model.dtype)
@@ -142,7 +167,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             model,
             variables,
             vocabulary,
-            pathlib.Path(config.evaluation.benchmarks.format(workdir=workdir)),
+            _benchmarks(config, workdir),
             directory,
             config.evaluation,
             image=config.datasets[config.evaluation.image_dataset].example,
@@ -152,6 +177,10 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
         )
     say(f"\n{(directory / 'results.md').read_text()}\nResults and plots: {directory}")
     return results
+
+
+def _benchmarks(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(config.evaluation.benchmarks.format(workdir=workdir))
 
 
 def _counter(name: str) -> Callable[[int, int], None]:

@@ -2,7 +2,7 @@
 
 A stage that is complete in DIR is skipped, one that was interrupted is resumed:
 
-    DIR/config.json          what this folder was made with
+    DIR/config.json          the configuration of the last start
     DIR/world/               raw files (only when the config has a world)
     DIR/data/NAME/           prepared records of each dataset
     DIR/tokenizer.json
@@ -13,8 +13,11 @@ A stage that is complete in DIR is skipped, one that was interrupted is resumed:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import fcntl
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
@@ -22,9 +25,14 @@ from ml_collections import config_flags
 
 from flamingo_jax import config as configs
 from flamingo_jax.config import RunConfig
+from flamingo_jax.data.file import write_whole
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The run's configuration; override keys with --config.key=value."
+    "config",
+    None,
+    "The run's configuration; override keys with --config.key=value.",
+    lock_config=False,
+    accept_new_attributes=True,  # a key that the file leaves at its default; ``check_path`` refuses what is unknown
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
@@ -46,9 +54,31 @@ def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool
                 f"{workdir} was made by another config:\n{change}\n"
                 "Use another --workdir, or --accept_changed_config to continue with this one's unfinished stages."
             )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)  # whole or not at all
+    write_whole(path, text)
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path):
+    """Keeps other processes out of the workdir. Raises ValueError when one is at work in it."""
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"Another process is at work in {workdir}; wait for it, or use another --workdir."
+            ) from None
+        yield
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with ``--config`` ends the program with one sentence."""
+    try:
+        for argument in argv[1:]:
+            if match := re.match(r"--?(config(\.\w+)+)(=|$)", argument):
+                configs.check_path(match[1])
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        sys.exit(f"flamingo_jax.train: {error}")
 
 
 def main(argv: list[str]) -> None:
@@ -59,11 +89,13 @@ def main(argv: list[str]) -> None:
     try:
         config = configs.build(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
-        check_workdir(config, workdir, _ACCEPT.value)
         # Imported here: worker processes import this module anew, and need neither JAX nor the two seconds it takes.
         from flamingo_jax import pipeline
 
-        pipeline.run(config, workdir)
+        pipeline.check(config)
+        check_workdir(config, workdir, _ACCEPT.value)
+        with lock(workdir):
+            pipeline.run(config, workdir)
     except (ValueError, OSError) as error:
         if _TRACEBACK.value:
             raise
@@ -72,4 +104,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -95,18 +95,21 @@ def test_another_config_is_shown_as_a_difference(finished):
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("--config.model.language.widht=3", "widht"),
-        ("--config.model.language.width=wide", "width"),
-        ("--config.mesh.fsdp=3", "config.mesh"),
+        ("--config.model.language.widht=3", "config.model.language.widht is unknown; did you mean 'width'"),
+        ("--config.modle.dtype=float32", "config.modle is unknown; did you mean 'model'"),
+        ("--config.stages.flamingo.steps=many", "config.stages.flamingo.steps=many"),
+        ("--config.mesh.fsdp=3", "config.mesh (data=-1, fsdp=3, tensor=1) does not fit 1 devices"),
         ("--config.order=('langauge',)", "did you mean 'language'"),
-        ("--config.evaluation.tasks=('captoin',)", "captoin"),
+        ("--config.evaluation.tasks=('captoin',)", "'captoin'"),
+        ("--config.model.vision.activation=gleu", "did you mean 'gelu'"),
+        ("--config.datasets.vtp.example.frames=9", "9 frames, but the resampler has 4"),
     ],
 )
 def test_typos_stop_at_once(tmp_path, argument, message):
     result = run(tmp_path / "never", argument)
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert not (tmp_path / "never" / "data").exists()
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "never").exists()  # and the corrected command finds nothing of this one
 
 
 def test_a_workdir_that_is_a_file_is_named(tmp_path):

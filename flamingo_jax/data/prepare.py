@@ -14,19 +14,17 @@ import functools
 import glob
 import multiprocessing
 import os
-import signal
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from flamingo_jax.data import html, image, record, tar, text, video
 from flamingo_jax.data.document import Document, Dropped, encode
+from flamingo_jax.data.process import start_worker
 
 MAX_IMAGE_BYTES = 50_000_000
 """Larger image files are not read."""
@@ -163,14 +161,7 @@ _worker: _Worker | None = None  # of a pool's process
 def _start(options: Options) -> None:
     global _worker
     _worker = _Worker(options)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers quietly
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:  # were it killed, its workers would wait for tasks for ever
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    start_worker()
 
 
 def _work(task: Task) -> tuple[int, list[bytes | Dropped], int]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from flamingo_jax.data.file import write_whole
+
 # <EOC> and the way <BOS> and <EOS> are placed are the paper's (2.2, A.3); the first five ids, in this order.
 PAD, BOS, EOS, EOC, IMAGE = SPECIALS = ("<PAD>", "<BOS>", "<EOS>", "<EOC>", "<image>")
 
@@ -68,13 +70,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one ``tokenizer.json`` of the `tokenizers` library, whole or not at all. Raises OSError."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, self._backend.to_str(pretty=True))
 
     def __reduce__(self):
         return _from_string, (self._backend.to_str(),)

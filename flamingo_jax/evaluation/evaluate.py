@@ -73,6 +73,15 @@ def run(
     return results
 
 
+def check(benchmarks: pathlib.Path, config: EvaluationConfig) -> None:
+    """Draws every episode that ``run`` would draw. Raises ValueError for what ``run`` would stumble over."""
+    for task in select(config.tasks):
+        prompts.template(config, task.form)
+        source = benchmark.read(benchmarks, task.benchmark)
+        for shots in config.shots:
+            episodes(task, source, shots, config.queries, config.seed, config.text_shots)
+
+
 def _answer(
     model, variables, tokenizer, task: Task, drawn: list[Episode], form, library, slots: int, config: EvaluationConfig
 ) -> list[dict]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import pathlib
 from collections.abc import Iterable, Mapping
 
 import matplotlib
 from matplotlib.figure import Figure  # without pyplot, which would choose a window system for the whole process
+
+from flamingo_jax.data.file import write_whole
+from flamingo_jax.training import metrics
 
 _COLOURS = matplotlib.colormaps["tab10"].colors
 _GREY = "0.45"
@@ -105,22 +107,9 @@ def _line(axis, rows: list[dict], ticks: list[int], **style) -> None:
     axis.plot(x, y, marker="o", ms=3.5, **style)
 
 
-def read_metrics(path: pathlib.Path) -> list[dict]:
-    """The lines of a ``metrics.jsonl``; none when there is no such file. A line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
 def training(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
     """Draws each stage's losses over steps; ``stages``: name -> ``metrics.jsonl``. False when there is none to draw."""
-    curves = {stage: read_metrics(source) for stage, source in stages.items()}
+    curves = {stage: _rows(source) for stage, source in stages.items()}
     curves = {stage: rows for stage, rows in curves.items() if _keys(rows, "loss/")}
     if not curves:
         return False
@@ -142,7 +131,7 @@ def gates(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
 
     Takes the last of ``stages`` (as in ``training``) that has keys ``gate/KIND/LAYER``; one panel per kind.
     """
-    found = [rows for rows in map(read_metrics, stages.values()) if _keys(rows, "gate/")]
+    found = [rows for rows in map(_rows, stages.values()) if _keys(rows, "gate/")]
     if not found:
         return False
     rows = found[-1]
@@ -164,6 +153,10 @@ def gates(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
     return True
 
 
+def _rows(path: pathlib.Path) -> list[dict]:
+    return metrics.read(path.parent) if path.exists() else []
+
+
 def _keys(rows: Iterable[dict], prefix: str) -> list[str]:
     """Keys that begin with ``prefix``; numbers at their end sort as numbers."""
     found = {key for row in rows for key in row if key.startswith(prefix)}
@@ -176,6 +169,6 @@ def _series(rows: Iterable[dict], key: str) -> tuple[list[int], list[float]]:
 
 
 def _save(figure, path: pathlib.Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_whole(path, buffer.getvalue())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from flamingo_jax.data.file import write_whole
 from flamingo_jax.evaluation import plots
 
 
@@ -20,12 +20,12 @@ def write(
     metrics, as far as there are any). Last comes results.json: when it is there, so are the others.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in predictions))
-    _write(directory / "results.md", table(results))
+    write_whole(directory / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in predictions))
+    write_whole(directory / "results.md", table(results))
     plots.scores(results, directory / "score.png")
     plots.training(stages, directory / "training.png")
     plots.gates(stages, directory / "gates.png")
-    _write(directory / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(directory / "results.json", json.dumps(results, indent=1) + "\n")
 
 
 def table(results: dict) -> str:
@@ -55,10 +55,3 @@ def _by(rows: Iterable[dict], *keys: str) -> list[list[dict]]:
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return list(groups.values())
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -16,18 +16,17 @@ class Einsum(nn.Module):
     """A weight of ``shape`` (logical ``axes``), applied by an einsum equation; float32 stored, ``dtype`` computed.
 
     ``fan_in`` is the number of inputs summed into one output: weights start as a truncated normal of variance
-    1 / fan_in (times ``scale`` squared).
+    1 / fan_in.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     fan_in: int
     dtype: jnp.dtype
-    scale: float = 1.0
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        init = nn.initializers.truncated_normal(self.scale / math.sqrt(self.fan_in))
+        init = nn.initializers.truncated_normal(1 / math.sqrt(self.fan_in))
         kernel = self.param("kernel", named(init, *self.axes), self.shape, jnp.float32)
         return jnp.einsum(equation, x.astype(self.dtype), kernel.astype(self.dtype))
 

@@ -36,6 +36,7 @@ class StandardConv(nn.Module):
         weight = self.param("kernel", named(init, *axes), shape, jnp.float32)
         gain = self.param("gain", named(nn.initializers.ones, "vector"), (self.channels,), jnp.float32)
         bias = self.param("bias", named(nn.initializers.zeros, "vector"), (self.channels,), jnp.float32)
+        weight = weight.astype(jnp.float32)  # frozen weights may be bfloat16, in which variances lose their digits
         mean = weight.mean((0, 1, 2), keepdims=True)
         variance = weight.var((0, 1, 2), keepdims=True)
         weight = (weight - mean) * jax.lax.rsqrt(jnp.maximum(variance * fan_in, 1e-4)) * gain

@@ -14,12 +14,14 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from flamingo_jax.data.file import write_whole
+
 
 def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
-    """Keeps the newest two checkpoints of ``directory``; a save is complete or absent."""
+    """Keeps the newest checkpoint of ``directory``; a save is complete or absent."""
     return ocp.training.Checkpointer(
         directory,
-        preservation_policy=ocp.training.preservation_policies.LatestN(2),
+        preservation_policy=ocp.training.preservation_policies.LatestN(1),
         cleanup_tmp_directories=True,  # what a killed process left behind
     )
 
@@ -51,6 +53,7 @@ def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Map
 
 def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
     """Writes a tree of weights once, under its content's hash. Returns its path relative to ``workdir``."""
+    weights = jax.device_get(weights)  # stored without the mesh that they were trained on
     relative = f"weights/{name}-{content_hash(weights)[:16]}"
     target = workdir / relative
     if not target.exists():
@@ -85,12 +88,7 @@ def content_hash(weights: dict) -> str:
 
 def write_result(directory: pathlib.Path, result: dict) -> None:
     """Marks a stage as complete: ``result.json`` appears whole or not at all."""
-    temporary = directory / "result.json.tmp"
-    with open(temporary, "w") as file:
-        json.dump(result, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, directory / "result.json")
+    write_whole(directory / "result.json", json.dumps(result, indent=2, sort_keys=True))
 
 
 def read_result(directory: pathlib.Path) -> dict | None:
@@ -103,7 +101,7 @@ def load_result_weights(workdir: pathlib.Path, stage: str) -> dict:
     """The weights that stage ``stage`` of this run ended with. Raises ValueError when it has not completed."""
     result = read_result(workdir / stage)
     if result is None:
-        raise ValueError(f"Stage {stage!r} has no result in {workdir}; it must come earlier in config.stages.")
+        raise ValueError(f"Stage {stage!r} has no result in {workdir}; it must come earlier in config.order.")
     return load_weights(workdir, result["weights"])
 
 

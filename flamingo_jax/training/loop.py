@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
 import pathlib
 import time
 import zlib
@@ -51,21 +51,25 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     checkpoint, so a run that is killed anywhere and started again ends with the same bits.
     """
     config = stage.config
-    for name, mix in config.mixture.items():
-        sharding.check_batch(stage.mesh, name, mix.batch_size)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    weights = {name: mix.weight for name, mix in config.mixture.items()}
+    lambdas = {name: mix.weight for name, mix in config.mixture.items()}
     rate = learning_rate(config.optimizer, config.steps)
-    checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
-    with sharding.use(stage.mesh):
+    with contextlib.ExitStack() as stack:
+        checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
+        stack.callback(checkpoints.close)
+        for stream in stage.streams.values():
+            stack.callback(stream.close)
+        stack.enter_context(sharding.use(stage.mesh))
         state = _start(stage, optimizer, checkpoints, say)
         start = int(state["step"])
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         step_fn = jax.jit(
-            make_step(stage.objective, weights, optimizer), donate_argnums=0, out_shardings=(places, None)
+            make_step(stage.objective, lambdas, optimizer), donate_argnums=0, out_shardings=(places, None)
         )
         writer = Writer(stage.directory, resume_step=start)
+        stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
+        stack.callback(progress.close)
         work = _work_per_step(stage)
         metrics: dict[str, jax.Array] = {}
         saved = time.monotonic()
@@ -82,11 +86,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 checkpoint.save(checkpoints, step + 1, state, stage.streams)
                 saved = time.monotonic()
         final = _report(writer, progress, config.steps, metrics, work, log_every=1)
-        writer.close()
-        progress.close()
-    checkpoints.close()
     for name, stream in stage.streams.items():
-        stream.close()
         if stream.unreadable_documents or stream.unreadable_media:
             say(
                 f"{stage.name}: {stream.unreadable_documents} documents and {stream.unreadable_media} media of {name} "
@@ -97,8 +97,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
 
 def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, say) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
-    ways = math.prod(stage.mesh.shape[axis] for axis in sharding.BATCH)
-    batch = jax.tree.map(jnp.asarray, empty_batch(next(iter(stage.examples.values())), ways))
+    batch = _empty(stage.mesh, next(iter(stage.examples.values())))
     key = jax.random.fold_in(jax.random.key(stage.seed), zlib.crc32(stage.name.encode()))
 
     def init(key):
@@ -146,18 +145,31 @@ def _work_per_step(stage: Stage) -> dict[str, int]:
     }
 
 
-def place_frozen(stage_mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str) -> dict:
+def place_frozen(mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str) -> dict:
     """The frozen collection in its compute type, sharded by the same table as everything else.
 
     Raises ValueError when ``weights`` and the model's frozen collection differ in names or shapes.
     """
-    ways = math.prod(stage_mesh.shape[axis] for axis in sharding.BATCH)
-    batch = jax.tree.map(jnp.asarray, empty_batch(example, ways))
-    with sharding.use(stage_mesh):
+    batch = _empty(mesh, example)
+    with sharding.use(mesh):
         boxed = jax.eval_shape(lambda key: objective.init(key, batch)["frozen"], jax.random.key(0))
-        places = sharding.shard_tree(stage_mesh, boxed)
+        places = sharding.shard_tree(mesh, boxed)
     _check_same(nn.meta.unbox(boxed), weights)
     return jax.tree.map(lambda w, place: jax.device_put(np.asarray(w).astype(jnp.dtype(dtype)), place), weights, places)
+
+
+def _empty(mesh: Mesh, example: ExampleConfig) -> dict[str, jax.Array]:
+    """The smallest batch of dummies that divides over the mesh, to trace a model with."""
+    return jax.tree.map(jnp.asarray, empty_batch(example, sharding.batch_ways(mesh)))
+
+
+def check_model(mesh: Mesh, objective: Objective, example: ExampleConfig) -> None:
+    """Raises ValueError when the model cannot take such examples, or its weights cannot be split over the mesh."""
+    with sharding.use(mesh):
+        batch = _empty(mesh, example)
+        boxed = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0))
+        for collection in ("params", "frozen"):
+            sharding.shard_tree(mesh, boxed.get(collection, {}))
 
 
 def _check_same(expected: dict, given: dict) -> None:

@@ -21,6 +21,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from flamingo_jax.data.file import write_whole
+
 FILE = "metrics.jsonl"
 
 # Rates and the time left come from this many seconds, so that they follow a change and forget the compilation.
@@ -204,15 +206,7 @@ def _truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = "".join(json.dumps(line) + "\n" for line in read(path.parent) if line["step"] <= step)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, kept)
 
 
 @contextlib.contextmanager

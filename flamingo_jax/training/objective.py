@@ -42,11 +42,19 @@ def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
-def contrastive_loss(images: jax.Array, texts: jax.Array, scale: jax.Array, smoothing: float) -> jax.Array:
-    """CLIP's two-way softmax cross-entropy over the global batch (paper B.1.3): unit vectors [B, E] -> scalar."""
-    logits = scale * images @ texts.T
-    labels = optax.smooth_labels(jnp.eye(len(logits)), smoothing)
-    return (optax.softmax_cross_entropy(logits, labels) + optax.softmax_cross_entropy(logits.T, labels)).mean()
+def contrastive_loss(
+    images: jax.Array, texts: jax.Array, scale: jax.Array, smoothing: float, valid: jax.Array
+) -> jax.Array:
+    """CLIP's two-way softmax cross-entropy over the global batch (paper B.1.3): unit vectors [B, E] -> scalar.
+
+    valid bool [B]: pairs that count; the others (unreadable ones) are neither matches nor candidates.
+    """
+    count = jnp.maximum(valid.sum(), 1)
+    logits = jnp.where(valid, scale * images @ texts.T, -1e9)
+    turned = jnp.where(valid, scale * texts @ images.T, -1e9)
+    labels = (1 - smoothing) * jnp.eye(len(valid)) + smoothing * valid / count
+    losses = optax.softmax_cross_entropy(logits, labels) + optax.softmax_cross_entropy(turned, labels)
+    return jnp.where(valid, losses, 0.0).sum() / count
 
 
 def language(config: ModelConfig, eoc: int, pad: int) -> Objective:
@@ -69,7 +77,8 @@ def contrastive(config: ModelConfig, eoc: int, pad: int) -> Objective:
         return batch["media"][:, 0, 0], batch["tokens"], batch["tokens"] != pad
 
     def loss(params, frozen, batch):
-        return contrastive_loss(*model.apply({"params": params}, *inputs(batch)), tower.label_smoothing)
+        valid = batch["media_mask"][:, 0] & (batch["weights"].sum(-1) > 0)
+        return contrastive_loss(*model.apply({"params": params}, *inputs(batch)), tower.label_smoothing, valid)
 
     return Objective(
         lambda key, batch: model.init(key, *inputs(batch)),

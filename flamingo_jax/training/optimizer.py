@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from flamingo_jax.config import OptimizerConfig
@@ -10,12 +11,13 @@ from flamingo_jax.config import OptimizerConfig
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Linear from 0 over ``warmup`` steps, constant, then linear to 0 over the last ``decay_fraction`` of ``steps``."""
-    decay = int(steps * config.decay_fraction)
-    warm = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
-    if not decay:
-        return warm
-    cool = optax.linear_schedule(config.learning_rate, 0.0, decay)
-    return optax.join_schedules([warm, cool], [steps - decay])
+    warmup, decay = max(config.warmup, 1), steps * config.decay_fraction
+
+    def rate(step):
+        share = jnp.minimum(step / warmup, 1.0)
+        return config.learning_rate * (jnp.minimum(share, (steps - step) / decay) if decay else share)
+
+    return rate
 
 
 def decayed(params: dict) -> dict:

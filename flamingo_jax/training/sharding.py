@@ -84,10 +84,13 @@ def shard_tree(mesh: Mesh, boxed) -> dict:
         shape = box.value.shape if isinstance(box, nn.LogicallyPartitioned) else box.shape
         spec = PartitionSpec(*(None if axis is None else _rule(axis) for axis in axes))
         for axis, size, mesh_axis in zip(axes, shape, spec, strict=True):
-            ways = 1 if mesh_axis is None else mesh.shape[mesh_axis]
-            if size % ways:
-                errors.append(f"{name} {shape}: {axis}={size} is not divisible by {mesh_axis}={ways}")
-        split = math.prod(mesh.shape[axis] for axis in spec if axis is not None)
+            if size % _ways(mesh, mesh_axis):
+                errors.append(f"{name} {shape}: {axis}={size} is not divisible by {mesh_axis}={_ways(mesh, mesh_axis)}")
+        used = [mesh_axis for mesh_axis in spec if mesh_axis is not None]
+        if len(used) != len(set(used)):
+            errors.append(f"{name} {shape}: two of the axes {axes} are split over the same mesh axis, {used}")
+            return replicated(mesh)
+        split = math.prod(_ways(mesh, mesh_axis) for mesh_axis in used)
         if math.prod(shape) > LARGE and split == 1 and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
             errors.append(f"{name} {shape}: a large weight with axes {axes} would be replicated on every device")
         return NamedSharding(mesh, spec)
@@ -100,6 +103,12 @@ def shard_tree(mesh: Mesh, boxed) -> dict:
             "These weights do not fit the mesh; change config.mesh or the sizes:\n  " + "\n  ".join(errors)
         )
     return tree
+
+
+def _ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+    """Into how many parts a dimension is split over a mesh axis, or over several."""
+    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _rule(axis: str):
@@ -118,11 +127,16 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return _ways(mesh, BATCH)
+
+
 def check_batch(mesh: Mesh, name: str, batch_size: int) -> None:
-    """Raises ValueError when a dataset's batch cannot be split evenly over the mesh."""
-    ways = math.prod(mesh.shape[axis] for axis in BATCH)
+    """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh."""
+    ways = batch_ways(mesh)
     if batch_size % ways:
         raise ValueError(
-            f"mixture.{name}.batch_size={batch_size} is not divisible by data x fsdp = {ways} devices; "
+            f"{name}.batch_size={batch_size} is not divisible by data x fsdp = {ways} devices; "
             f"use a multiple of {ways}."
         )

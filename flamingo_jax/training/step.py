@@ -11,17 +11,17 @@ import optax
 from flamingo_jax.training.objective import Objective
 
 
-def make_step(objective: Objective, weights: Mapping[str, float], optimizer: optax.GradientTransformation) -> Callable:
+def make_step(objective: Objective, lambdas: Mapping[str, float], optimizer: optax.GradientTransformation) -> Callable:
     """step(state, frozen, batches) -> (state, metrics), to be jitted with ``state`` donated.
 
-    state: {"params", "opt_state", "step"}. batches: {dataset: batch}, the keys of ``weights`` (lambda). Gradients
+    state: {"params", "opt_state", "step"}. batches: {dataset: batch}, the keys of ``lambdas``, the datasets' weights. Gradients
     exist for ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the
     parameters before the update.
     """
 
     def step(state: dict, frozen: dict, batches: dict):
         params, metrics, total = state["params"], {}, None
-        for name, weight in weights.items():
+        for name, weight in lambdas.items():
             loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batches[name])
             metrics[f"loss/{name}"] = loss
             grads = jax.tree.map(lambda g, w=weight: w * g, grads)

@@ -24,7 +24,3 @@ def test_nothing_to_draw(tmp_path):
     assert not plots.training({"a": tmp_path / "none.jsonl"}, tmp_path / "a.png")
     assert not plots.gates({}, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_metrics_that_are_cut_short(tmp_path):
-    assert plots.read_metrics(write(tmp_path / "a" / "metrics.jsonl", [{"step": 1}])) == [{"step": 1}]

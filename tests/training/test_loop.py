@@ -7,6 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
 from flamingo_jax.training import checkpoint, loop, objective, sharding
@@ -119,10 +120,39 @@ def test_frozen_weights_that_do_not_fit_are_listed(model_config, flamingo, tmp_p
         loop.place_frozen(mesh, goal, example, broken, "float32")
 
 
-def test_bad_batch_size_stops_before_anything_is_written(model_config, tmp_path):
+class Pages(Numbers):
+    """Batches of pages with pictures."""
+
+    def __next__(self):
+        rng = np.random.default_rng(self.next)
+        media = rng.integers(0, 256, (8, 3, 1, 16, 16, 3)).astype(np.uint8)
+        index = np.sort(rng.integers(0, 4, (8, 12))).astype(np.int32)
+        return super().__next__() | {"media": media, "media_index": index, "media_mask": np.ones((8, 3), bool)}
+
+
+def test_training_leaves_the_frozen_weights_as_they_were(model_config, flamingo, tmp_path):
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    goal = objective.flamingo(model_config, eoc=3, pad=0)
+    example = ExampleConfig(length=12, media=3, size=16)
+    frozen = loop.place_frozen(mesh, goal, example, flamingo[1]["frozen"], "float32")
+    plain = stage(model_config, tmp_path, Pages(), mesh, steps=3)
+    pages = dataclasses.replace(plain, name="flamingo", objective=goal, examples={"text": example}, frozen=frozen)
+    params, metrics = loop.train(pages)
+    chex.assert_trees_all_equal(jax.device_get(frozen), jax.device_get(flamingo[1]["frozen"]))
+    assert set(params) == {"resampler", "decoder"} and {"gate/attention/0", "loss/text"} < set(metrics)
+    table = {"query": ("fsdp", "tensor", None), "out": ("tensor", None, "fsdp")}
+    for name, axes in table.items():  # trained and stored as the table of sharding.py says
+        for tree in (params["resampler"]["layers"], params["decoder"]["groups"]["gated"]):
+            assert tree["attention"][name]["kernel"].sharding.spec == PartitionSpec(None, *axes)
+    assert frozen["decoder"]["embedding"]["table"].sharding.spec == PartitionSpec("tensor", "fsdp")
+
+
+def test_a_model_that_cannot_take_the_examples_is_found_at_once(model_config):
     mesh = sharding.make_mesh(MeshConfig())
-    bad = stage(model_config, tmp_path / "x", Numbers(), mesh)
-    config = dataclasses.replace(bad.config, mixture={"text": MixConfig(6)})
-    with pytest.raises(ValueError, match="not divisible"):
-        loop.train(dataclasses.replace(bad, config=config))
-    assert not (tmp_path / "x").exists()
+    goal = objective.flamingo(model_config, eoc=3, pad=0)
+    with pytest.raises(ValueError, match="3 frames, but the resampler has 2"):
+        loop.check_model(mesh, goal, ExampleConfig(length=12, media=1, frames=3, size=16))
+    with pytest.raises(ValueError, match="not divisible by tensor=8"):
+        loop.check_model(
+            sharding.make_mesh(MeshConfig(1, 1, 8)), goal, ExampleConfig(length=12, media=1, frames=1, size=16)
+        )

@@ -29,12 +29,25 @@ def test_token_loss_of_nothing_is_zero_and_so_is_its_gradient():
 
 def test_contrastive_loss_is_symmetric_and_knows_the_diagonal():
     a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in jax.random.normal(jax.random.key(0), (2, 6, 4)))
-    np.testing.assert_allclose(contrastive_loss(a, b, 3.0, 0.1), contrastive_loss(b, a, 3.0, 0.1), rtol=1e-6)
-    assert contrastive_loss(a, a, 30.0, 0.0) < contrastive_loss(a, jnp.roll(a, 1, 0), 30.0, 0.0)
+    valid = jnp.ones(6, bool)
+    one, other = (contrastive_loss(x, y, 3.0, 0.1, valid) for x, y in ((a, b), (b, a)))
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert contrastive_loss(a, a, 30.0, 0.0, valid) < contrastive_loss(a, jnp.roll(a, 1, 0), 30.0, 0.0, valid)
     labels = jnp.arange(6)
     plain = optax.softmax_cross_entropy_with_integer_labels(5.0 * a @ b.T, labels).mean()
     plain += optax.softmax_cross_entropy_with_integer_labels(5.0 * b @ a.T, labels).mean()
-    np.testing.assert_allclose(contrastive_loss(a, b, 5.0, 0.0), plain, rtol=1e-5)
+    np.testing.assert_allclose(contrastive_loss(a, b, 5.0, 0.0, valid), plain, rtol=1e-5)
+
+
+def test_an_unreadable_pair_changes_neither_loss_nor_gradient():
+    a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in jax.random.normal(jax.random.key(0), (2, 6, 4)))
+    valid = jnp.arange(6) != 2
+    masked, grad = jax.value_and_grad(contrastive_loss)(a, b, 3.0, 0.1, valid)
+    keep = np.flatnonzero(valid)
+    left, expected = jax.value_and_grad(contrastive_loss)(a[keep], b[keep], 3.0, 0.1, jnp.ones(5, bool))
+    np.testing.assert_allclose(masked, left, rtol=1e-5)
+    np.testing.assert_allclose(grad[keep], expected, rtol=1e-4, atol=1e-6)
+    assert not np.any(grad[2])
 
 
 def test_gates_are_listed_bottom_to_top(flamingo):

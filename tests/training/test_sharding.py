@@ -34,8 +34,11 @@ def test_all_offending_weights_are_named_at_once():
         "odd": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((6, 8), jnp.float32), ("embed", "mlp")),
         "large": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((2048, 1024), jnp.float32), (None, "joint")),
         "fine": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 8), jnp.float32), ("embed", "mlp")),
+        "twice": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 8), jnp.float32), ("mlp", "heads")),
     }
-    with pytest.raises(ValueError, match=r"(?s)large.*replicated.*odd.*embed=6 is not divisible by fsdp=4"):
+    with pytest.raises(
+        ValueError, match=r"(?s)large.*replicated.*odd.*embed=6 is not divisible by fsdp=4.*twice.*same"
+    ):
         sharding.shard_tree(mesh, tree)
     assert sharding.shard_tree(mesh, {"fine": tree["fine"]})["fine"].spec == P("fsdp", "tensor")
 
@@ -49,5 +52,5 @@ def test_constraints_reach_the_compiler():
 
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = sharding.make_mesh(MeshConfig())
-    with pytest.raises(ValueError, match="mixture.m3w.batch_size=12 is not divisible by data x fsdp = 8"):
+    with pytest.raises(ValueError, match="m3w.batch_size=12 is not divisible by data x fsdp = 8"):
         sharding.check_batch(mesh, "m3w", 12)

@@ -86,5 +86,7 @@ def test_decay_spares_the_resampler_and_all_vectors(task):
 def test_learning_rate_rises_stays_and_falls():
     rate = learning_rate(OptimizerConfig(learning_rate=1.0, warmup=10, decay_fraction=0.2), 100)
     np.testing.assert_allclose([rate(step) for step in (0, 5, 10, 79, 90, 100)], [0, 0.5, 1, 1, 0.5, 0], atol=1e-6)
+    short = learning_rate(OptimizerConfig(learning_rate=1.0, warmup=50, decay_fraction=0.8), 80)
+    assert max(abs(short(step + 1) - short(step)) for step in range(80)) < 0.03  # no jump where the two meet
     paper = learning_rate(OptimizerConfig(), 500_000)
     np.testing.assert_allclose([paper(2500), paper(5000), paper(499_999)], [5e-5, 1e-4, 1e-4], rtol=1e-5)

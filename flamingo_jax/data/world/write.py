@@ -6,13 +6,13 @@ import json
 import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from flamingo_jax.config import WorldConfig
+from flamingo_jax.data.process import start_worker
 from flamingo_jax.data.world import benchmarks, clips, library, pages, pairs, texts
 from flamingo_jax.data.world.attributes import split
 
@@ -88,13 +88,15 @@ def _run(root: Path, config: WorldConfig, progress, workers: int) -> None:
         return
     # Spawned, not forked: the parent may hold threads (JAX) that do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as executor:
         futures = [executor.submit(_do, root, config, job) for job in todo]
         try:
             for future in as_completed(futures):
                 done += future.result()
                 if progress is not None:
                     progress(done, total)
+        except BrokenProcessPool:
+            raise OSError(f"A process that writes {root} was ended from outside; memory may be short.") from None
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
@@ -104,17 +106,6 @@ def _do(root: Path, config: WorldConfig, job: Job) -> int:
     name, arguments, items = job
     _JOBS[name](root, config, *arguments)
     return items
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for jobs for ever."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _library(root: Path, config: WorldConfig, numbers: range) -> None:

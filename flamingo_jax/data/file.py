@@ -1,0 +1,25 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """Replaces ``path`` by ``content`` in one step, on disk when it returns; a kill leaves the old file or the new one.
+
+    Raises OSError naming the path (that of a full disk names none by itself).
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
