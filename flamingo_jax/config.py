@@ -283,7 +283,8 @@ def check_path(path: str) -> None:
     """Raises ValueError when ``path`` (``config.mesh.data``) leads to no value that a config can have."""
     kind, seen = RunConfig, "config"
     for part in path.split(".")[1:]:
-        kind = next((a for a in typing.get_args(kind) if dataclasses.is_dataclass(a)), kind)
+        if typing.get_origin(kind) is types.UnionType:  # X | None
+            kind = typing.get_args(kind)[0]
         if dataclasses.is_dataclass(kind):
             known = typing.get_type_hints(kind)
             if part not in known:

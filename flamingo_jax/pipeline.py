@@ -50,7 +50,10 @@ def check(config: RunConfig) -> None:
             sharding.check_batch(mesh, f"config.stages.{name}.mixture.{dataset}", mix.batch_size)
             example = config.datasets[dataset].example
             if example.frames not in seen:
-                loop.check_model(mesh, objective, example)
+                try:
+                    loop.check_model(mesh, objective, example)
+                except ValueError as error:
+                    raise ValueError(f"config.stages.{name} on {dataset}: {error}") from error
             seen.add(example.frames)
 
 

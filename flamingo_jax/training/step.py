@@ -14,9 +14,9 @@ from flamingo_jax.training.objective import Objective
 def make_step(objective: Objective, lambdas: Mapping[str, float], optimizer: optax.GradientTransformation) -> Callable:
     """step(state, frozen, batches) -> (state, metrics), to be jitted with ``state`` donated.
 
-    state: {"params", "opt_state", "step"}. batches: {dataset: batch}, the keys of ``lambdas``, the datasets' weights. Gradients
-    exist for ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the
-    parameters before the update.
+    state: {"params", "opt_state", "step"}. batches: {dataset: batch} for every key of ``lambdas``, the datasets'
+    weights. Gradients exist for ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are
+    those of the parameters before the update.
     """
 
     def step(state: dict, frozen: dict, batches: dict):
