@@ -8,11 +8,12 @@ import numpy as np
 
 from flamingo_jax.config import WorldConfig
 from flamingo_jax.data.world import grammar
-from flamingo_jax.data.world.attributes import Concept, draw_scene, generator, pick, split
+from flamingo_jax.data.world.attributes import Concept, draw_clip, draw_scene, generator, pick, split
 
 KINDS = ("binding", "attribute", "quiz", "gallery")
 KIND_WEIGHTS = (0.70, 0.10, 0.10, 0.10)
 _PHRASE_CUES = 0.2  # of the binding documents name concepts where the others name common things
+_MOVING = 0.3  # of the quizzes and galleries tell of clips
 _NEW_LINE = 0.25  # of the documents put the text on the line below its cue, as it stands alone below an image
 
 
@@ -59,14 +60,20 @@ def _attribute(rng: np.random.Generator, training: tuple[Concept, ...]) -> list[
 
 def _quiz(rng: np.random.Generator, training: tuple[Concept, ...]) -> list[str]:
     between = _between(rng, " ")
-    scenes = [draw_scene(rng, pick(rng, training)) for _ in range(rng.integers(4, 7))]
+    draw = _still_or_moving(rng)
+    scenes = [draw(rng, pick(rng, training)) for _ in range(rng.integers(4, 7))]
     return [grammar.caption(s) + between + grammar.quiz(rng, s) for s in scenes]
 
 
 def _gallery(rng: np.random.Generator, training: tuple[Concept, ...]) -> list[str]:
     form = grammar.template(rng, grammar.CAPTION_TEMPLATES, grammar.CAPTION_WEIGHTS)
-    scenes = [draw_scene(rng, pick(rng, training)) for _ in range(rng.integers(5, 9))]
+    draw = _still_or_moving(rng)
+    scenes = [draw(rng, pick(rng, training)) for _ in range(rng.integers(5, 9))]
     return [form.format(caption=grammar.caption(scene)) for scene in scenes]
+
+
+def _still_or_moving(rng: np.random.Generator):
+    return draw_clip if rng.random() < _MOVING else draw_scene
 
 
 def _between(rng: np.random.Generator, usual: str) -> str:
