@@ -4,6 +4,7 @@ import jax
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # tests spend their time in the compiler
 
 import flax.linen as nn  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -21,6 +22,14 @@ from flamingo_jax.config import (  # noqa: E402
 from flamingo_jax.models.flamingo import Flamingo  # noqa: E402
 
 EOC = 3
+
+
+@pytest.fixture
+def optimised():
+    """Compiles as a user's program is compiled."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
     target = workdir / relative
     if not target.exists():
         with _writing(target):
-            ocp.save_pytree(target, weights)
+            ocp.save(target, weights)
     return relative
 
 
@@ -72,7 +72,7 @@ def load_weights(workdir: pathlib.Path, relative: str, abstract: dict | None = N
         raise ValueError(
             f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it."
         )
-    return ocp.load_pytree(source, abstract)
+    return ocp.load(source, abstract)
 
 
 def content_hash(weights: dict) -> str:
