@@ -86,7 +86,7 @@ def get_config(variant: str = "") -> ConfigDict:
         ),
         benchmarks=f"{raw}/benchmarks", image_dataset="m3w", clip_dataset="vtp",
         shots=(0, 1, 2, 4, 8), queries=200,
-        text_shots=0,  # TEXTSHOTS
+        text_shots=0,  # the world has no text-only examples in prompt form, so they would be foreign to the model
     )  # fmt: skip
     return _quick(config) if variant == "quick" else config
 
