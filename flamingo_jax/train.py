@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fcntl
+import os
 import pathlib
 import re
 import sys
@@ -37,6 +38,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+_HINT = "\n(--traceback shows where this arose)"
 
 
 def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool) -> None:
@@ -71,14 +73,29 @@ def lock(workdir: pathlib.Path):
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with ``--config`` ends the program with one sentence."""
+    """Parses the command line; what is wrong with it ends the program with one sentence."""
     try:
         for argument in argv[1:]:
             if match := re.match(r"--?(config(\.\w+)+)(=|$)", argument):
                 configs.check_path(match[1])
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        sys.exit(f"flamingo_jax.train: {error}")
+            if (match := re.match(r"--?config=([^:]+)", argument)) and not pathlib.Path(match[1]).is_file():
+                raise ValueError(f"There is no file {match[1]} in {pathlib.Path.cwd()}, which --config asks for.")
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, flags.Error) as error:
+        # When a config file fails, the flag library puts the traceback into the message, above the error itself.
+        lines = [str(error)] if "--traceback" in argv else str(error).strip().splitlines()
+        sys.exit(f"flamingo_jax.train: {lines[-1]}{_HINT if len(lines) > 1 else ''}")
+
+
+def use_huge_pages() -> None:
+    """Starts the program anew with huge pages for its arrays, which the C library takes from the environment alone.
+
+    Every step allocates its arrays anew, and in pages of 4 KiB the kernel takes a fifth of a CPU's training time to
+    hand them out (``benchmarks/huge_pages.py``). Whoever has set the variable is left alone.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(argv: list[str]) -> None:
@@ -99,9 +116,10 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         if _TRACEBACK.value:
             raise
-        sys.exit(f"flamingo_jax.train: {error}\n(--traceback shows where this arose)")
+        sys.exit(f"flamingo_jax.train: {error}{_HINT}")
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,19 @@ def test_a_finished_run_does_nothing(finished):
     assert before == times()
 
 
+def test_what_a_kill_at_the_end_of_a_stage_leaves_is_finished(finished, tmp_path):
+    """Weights are stored but the stage is not marked as complete, answers are written but not the results."""
+    workdir = tmp_path / "cut"
+    shutil.copytree(finished, workdir)
+    (workdir / "flamingo" / "result.json").unlink()
+    (workdir / "evaluation" / "results.json").unlink()
+    result = run(workdir)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name in ("flamingo/result.json", "evaluation/results.json", "evaluation/predictions.jsonl"):
+        assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
+    assert len(list((workdir / "weights").iterdir())) == 3
+
+
 def test_another_config_is_shown_as_a_difference(finished):
     result = run(finished, "--config.seed=7")
     assert result.returncode == 1
@@ -117,6 +131,21 @@ def test_typos_stop_at_once(tmp_path, argument, message):
     assert not (tmp_path / "never").exists()  # and the corrected command finds nothing of this one
 
 
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        (f"--config={BASE[9:].replace(':quick', ':qick')}", "has the variants '' and 'quick', not 'qick'"),
+        ("--config=configs/bose.py", "There is no file configs/bose.py"),
+        ("--wrokdir=runs/x", "wrokdir"),
+        ("--config.stages.flamingo=3", "config.stages.flamingo"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(tmp_path, argument, message):
+    result = run(tmp_path / "never", argument)
+    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+
+
 def test_a_workdir_that_is_a_file_is_named(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
@@ -138,6 +167,13 @@ def test_eight_devices_run_the_same_command(finished, tmp_path):
     assert losses[0].keys() == losses[1].keys()
     for name, value in losses[0].items():
         assert value == pytest.approx(losses[1][name], rel=2e-3), name
+    # What eight devices trained, one evaluates.
+    results = tmp_path / "evaluation" / "results.json"
+    on_eight = results.read_text()
+    results.unlink()
+    result = run(tmp_path, "--accept_changed_config", devices=1)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert results.read_text() == on_eight
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import tarfile
 import pytest
 
 from flamingo_jax.config import WorldConfig
-from flamingo_jax.data.world import benchmarks, grammar, library, pages
+from flamingo_jax.data.world import benchmarks, clips, grammar, library, pages, pairs
 from flamingo_jax.data.world.attributes import COLOURS, SHAPES, TEXTURES, Concept, split
 from flamingo_jax.data.world.write import write
 
@@ -31,12 +31,30 @@ TINY = WorldConfig(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def written(tmp_path_factory):
+    """(the world's folder, {module: the concepts that it had drawn})."""
     folder = tmp_path_factory.mktemp("world") / "raw"
-    calls = []
-    write(folder, TINY, progress=lambda done, total: calls.append((done, total)), workers=1)
+    calls, drawn = [], {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (library, pairs, clips, benchmarks):
+            for name in {"render", "render_clip"} & set(vars(module)):
+                patch.setattr(module, name, recorder(getattr(module, name), drawn.setdefault(module, set())))
+        write(folder, TINY, progress=lambda done, total: calls.append((done, total)), workers=1)
     assert calls[-1][0] == calls[-1][1] and calls == sorted(calls)
-    return folder
+    return folder, drawn
+
+
+def recorder(render, concepts):
+    def record(scene, rng):
+        concepts.add(scene.concept)
+        return render(scene, rng)
+
+    return record
+
+
+@pytest.fixture(scope="module")
+def world(written):
+    return written[0]
 
 
 def digests(folder):
@@ -70,6 +88,14 @@ def test_unseen_concepts_are_named_in_no_training_file(world):
             for colour, texture, texture_first, colour_last, shape in pattern.findall(text):
                 named.add(Concept(singular[shape], colour or colour_last, texture or texture_first))
         assert named and named <= training and not named & unseen, kind
+
+
+def test_unseen_concepts_are_drawn_for_no_training_file(written):
+    training, unseen = (set(part) for part in split(TINY.seed))
+    drawn = written[1]
+    for module in (library, pairs, clips):
+        assert drawn[module] and drawn[module] <= training, module
+    assert unseen <= drawn[benchmarks]  # of which every one is asked about
 
 
 def test_files_are_complete(world):

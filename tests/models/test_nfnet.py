@@ -44,3 +44,15 @@ def test_a_picture_is_seen_by_itself():
     apply = jax.jit(model.apply)
     together = apply(variables, images)
     np.testing.assert_allclose(apply(variables, np.repeat(images[1:2], 3, 0))[0], together[1], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_frozen_in_bfloat16_are_standardised_in_float32():
+    """Only the digits that storing them lost are missing."""
+    config = VisionConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16))
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    model = NFNet(config, jnp.float32)
+    weights = flax.linen.meta.unbox(model.init(jax.random.key(0), images))
+    stored = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
+    apply = jax.jit(model.apply)
+    exact = apply(jax.tree.map(lambda w: w.astype(jnp.float32), stored), images)
+    np.testing.assert_array_equal(apply(stored, images), exact)
