@@ -61,7 +61,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.order = ("language", "contrastive", "flamingo")
     config.stages = dict(
         language=dict(
-            objective="language", steps=1200, mixture=dict(text=dict(batch_size=32)),
+            objective="language", steps=1000, mixture=dict(text=dict(batch_size=32)),
             optimizer=dict(learning_rate=3e-3, warmup=100, decay_fraction=0.2, b2=0.98),
         ),
         contrastive=dict(
@@ -70,7 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
             optimizer=dict(learning_rate=2e-3, warmup=50, decay_fraction=0.8, b2=0.98),
         ),
         flamingo=dict(
-            objective="flamingo", steps=1350, parts=dict(language="language", vision="contrastive"),
+            objective="flamingo", steps=1250, parts=dict(language="language", vision="contrastive"),
             mixture=dict(
                 m3w=dict(batch_size=32, weight=1.0),
                 align=dict(batch_size=32, weight=0.2),
