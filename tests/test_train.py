@@ -91,6 +91,7 @@ def test_a_finished_run_does_nothing(finished):
     assert before == times()
 
 
+@pytest.mark.slow
 def test_what_a_kill_at_the_end_of_a_stage_leaves_is_finished(finished, tmp_path):
     """Weights are stored but the stage is not marked as complete, answers are written but not the results."""
     workdir = tmp_path / "cut"
@@ -131,6 +132,7 @@ def test_typos_stop_at_once(tmp_path, argument, message):
     assert not (tmp_path / "never").exists()  # and the corrected command finds nothing of this one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argument, message",
     [
