@@ -252,7 +252,30 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
     built = _convert(config, cls, path)
     if isinstance(built, RunConfig):
         _check_names(built, path)
+        _check_sizes(built, path)
     return built
+
+
+# The smallest sensible value of a number, by its name in whatever part of the config it stands.
+_AT_LEAST = (
+    dict.fromkeys("steps log_every batch_size queries max_new_tokens shards max_frames frames size length".split(), 1)
+    | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size".split(), 1)
+    | dict.fromkeys("media warmup text_shots weight expansion".split(), 0)
+    | {"fps": 0.001, "learning_rate": 0.0, "clip": 0.0}
+)
+
+
+def _check_sizes(config: RunConfig, path: str) -> None:
+    """Raises ValueError for sizes that do not fit each other."""
+    for name in ("language", "text_tower"):
+        part = getattr(config.model, name)
+        if part.width % (2 * part.heads):
+            raise ValueError(
+                f"{path}.model.{name}: width {part.width} does not divide into {part.heads} heads of even size."
+            )
+    shots = config.evaluation.shots
+    if not shots or min(shots) < 0:
+        raise ValueError(f"{path}.evaluation.shots must hold numbers that are not negative, but is {shots}.")
 
 
 def _check_names(config: RunConfig, path: str) -> None:
@@ -279,9 +302,13 @@ def _check_names(config: RunConfig, path: str) -> None:
             raise ValueError(f"{place} names {name!r}, which is not there; {suggest(name, known)}.")
 
 
-def check_path(path: str) -> None:
-    """Raises ValueError when ``path`` (``config.mesh.data``) leads to no value that a config can have."""
+def check_path(path: str, config: Mapping[str, Any] | None = None) -> None:
+    """Raises ValueError when ``path`` (``config.mesh.data``) leads to no value that a config can have.
+
+    Stages and datasets have names of their own: those of ``config``, where it is given.
+    """
     kind, seen = RunConfig, "config"
+    config = config.to_dict() if hasattr(config, "to_dict") else config
     for part in path.split(".")[1:]:
         if typing.get_origin(kind) is types.UnionType:  # X | None
             kind = typing.get_args(kind)[0]
@@ -291,10 +318,13 @@ def check_path(path: str) -> None:
                 raise ValueError(f"{seen}.{part} is unknown; {suggest(part, known)}.")
             kind = known[part]
         elif typing.get_origin(kind) is Mapping:
+            if config is not None and part not in config:
+                raise ValueError(f"{seen}.{part} is unknown; {suggest(part, config)}.")
             kind = typing.get_args(kind)[1]
         else:
             raise ValueError(f"{seen} is a single value and has no {part!r}.")
         seen += f".{part}"
+        config = config.get(part) if isinstance(config, Mapping) else None
 
 
 def to_json(config: Any) -> str:
@@ -344,7 +374,11 @@ def _convert_dataclass(value: Any, cls: type, path: str):
     ]
     if required:
         raise ValueError(f"{path} lacks {', '.join(required)}; add {'it' if len(required) == 1 else 'them'}.")
-    return cls(**{key: _convert(item, hints[key], f"{path}.{key}") for key, item in value.items()})
+    values = {key: _convert(item, hints[key], f"{path}.{key}") for key, item in value.items()}
+    for key, item in values.items():
+        if isinstance(item, (int, float)) and item < _AT_LEAST.get(key, item):
+            raise ValueError(f"{path}.{key} must be at least {_AT_LEAST[key]}, but is {item}.")
+    return cls(**values)
 
 
 def _require(condition: bool, value: Any, what: str, path: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import pathlib
 import time
@@ -42,9 +43,10 @@ def check(config: RunConfig) -> None:
     """Finds what is wrong with a config before anything takes time. Raises ValueError."""
     mesh = sharding.make_mesh(config.mesh)
     tasks.select(config.evaluation.tasks)
+    special = [tokenizer.SPECIALS.index(token) for token in (tokenizer.EOC, tokenizer.PAD)]
     for name in config.order:
         stage = config.stages[name]
-        objective = OBJECTIVES[stage.objective](config.model, eoc=3, pad=0)
+        objective = OBJECTIVES[stage.objective](config.model, *special)
         seen = set()
         for dataset, mix in stage.mixture.items():
             sharding.check_batch(mesh, f"config.stages.{name}.mixture.{dataset}", mix.batch_size)
@@ -55,6 +57,13 @@ def check(config: RunConfig) -> None:
                 except ValueError as error:
                     raise ValueError(f"config.stages.{name} on {dataset}: {error}") from error
             seen.add(example.frames)
+    shown = (config.evaluation.image_dataset, config.evaluation.clip_dataset)
+    for name in shown if any(config.stages[name].objective == "flamingo" for name in config.order) else ():
+        try:
+            objective = OBJECTIVES["flamingo"](config.model, *special)
+            loop.check_model(mesh, objective, config.datasets[name].example)
+        except ValueError as error:
+            raise ValueError(f"config.evaluation on {name}: {error}") from error
 
 
 def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
@@ -67,7 +76,7 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
             with _timed(f"prepare {name}", say):
                 report = prepare.prepare(
                     dataset.format,
-                    dataset.source.format(workdir=workdir),
+                    dataset.source.replace("{workdir}", glob.escape(str(workdir))),
                     target,
                     size=dataset.size,
                     fps=dataset.fps,
@@ -97,11 +106,14 @@ def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Token
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
     directory, stage = workdir / name, config.stages[name]
-    if checkpoint.read_result(directory):
+    inputs = {part: checkpoint.result_weights(workdir, source) for part, source in stage.parts.items()}
+    if checkpoint.claim(directory, inputs):
+        say(f"{name}: the stages that it builds on were trained anew, so it starts anew")
+    if result := checkpoint.read_result(directory):
         checkpoint.discard_checkpoints(directory / "checkpoints")  # left if the last run ended just here
-        say(f"{name}: complete")
+        same = result["config"] == json.loads(json.dumps(dataclasses.asdict(stage)))
+        say(f"{name}: complete" + ("" if same else f", but with another config (to train it anew, delete {directory})"))
         return
-    directory.mkdir(parents=True, exist_ok=True)
     objective = OBJECTIVES[stage.objective](config.model, vocabulary.eoc, vocabulary.pad)
     examples = {dataset: config.datasets[dataset].example for dataset in stage.mixture}
     with _timed(name, say):
@@ -151,13 +163,17 @@ def _frozen(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, object
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:
     directory = workdir / "evaluation"
-    if (done := directory / "results.json").exists():
-        say("evaluation: complete")
-        return json.loads(done.read_text())
     name = next((name for name in reversed(config.order) if config.stages[name].objective == "flamingo"), None)
     if name is None:
         say("evaluation: config.order has no flamingo stage, nothing to evaluate")
         return {}
+    weights = checkpoint.result_weights(workdir, name)
+    if (done := directory / "results.json").exists():
+        results = json.loads(done.read_text())
+        if results["weights"] == weights:
+            say("evaluation: complete")
+            return results
+        say(f"evaluation: {name} was trained anew, so it starts anew")
     stage = config.stages[name]
     model = Flamingo(config.model, vocabulary.eoc)
     dtype = jnp.dtype(config.model.dtype)
@@ -177,13 +193,14 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             clip=config.datasets[config.evaluation.clip_dataset],
             stages={name: workdir / name / "metrics.jsonl" for name in config.order},
             progress=_counter("evaluation"),
+            weights=weights,
         )
     say(f"\n{(directory / 'results.md').read_text()}\nResults and plots: {directory}")
     return results
 
 
 def _benchmarks(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
-    return pathlib.Path(config.evaluation.benchmarks.format(workdir=workdir))
+    return pathlib.Path(config.evaluation.benchmarks.replace("{workdir}", str(workdir)))
 
 
 def _counter(name: str) -> Callable[[int, int], None]:

@@ -6,7 +6,8 @@ A stage that is complete in DIR is skipped, one that was interrupted is resumed:
     DIR/world/               raw files (only when the config has a world)
     DIR/data/NAME/           prepared records of each dataset
     DIR/tokenizer.json
-    DIR/STAGE/               metrics.jsonl, TensorBoard events, checkpoints while it trains, result.json when complete
+    DIR/STAGE/               metrics.jsonl, TensorBoard events, checkpoints while it trains, result.json when complete;
+                             inputs.json: the weights it builds on (when they change, it and the evaluation start anew)
     DIR/weights/             finished weights, addressed by content
     DIR/evaluation/          results.json, results.md, plots
 """
@@ -19,6 +20,7 @@ import fcntl
 import os
 import pathlib
 import re
+import runpy
 import sys
 
 from absl import app, flags, logging
@@ -38,17 +40,26 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+_LOCK = ".lock"
+_EXAMPLE = "--config=configs/base.py, or --config=configs/base.py:quick for a first look"
 _HINT = "\n(--traceback shows where this arose)"
 
 
-def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool) -> None:
-    """Records the config in a new workdir; in an old one raises ValueError when it was made by another config."""
+def make_folder(workdir: pathlib.Path) -> None:
+    """Makes the workdir. Raises ValueError when a file is in its place, OSError when it may not be made."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"--workdir={workdir} is a file; give a folder.") from None
+    except OSError as error:
+        raise OSError(f"Cannot make the folder --workdir={workdir}: {error.strerror}.") from None
+
+
+def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool) -> None:
+    """Records the config in a new workdir; in an old one raises ValueError when it was made by another config."""
     path, text = workdir / "config.json", configs.to_json(config)
-    if path.exists() and not accept_changed:
+    made = any(child.name not in (path.name, _LOCK) for child in workdir.iterdir())  # else there is nothing to protect
+    if made and path.exists() and not accept_changed:
         old, new = path.read_text().splitlines(), text.splitlines()
         change = "\n".join(difflib.unified_diff(old, new, "the workdir's config", "this config", n=2, lineterm=""))
         if change:
@@ -62,7 +73,7 @@ def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path):
     """Keeps other processes out of the workdir. Raises ValueError when one is at work in it."""
-    with (workdir / ".lock").open("w") as file:
+    with (workdir / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -72,19 +83,33 @@ def lock(workdir: pathlib.Path):
         yield
 
 
+def _load(path: str, *variant: str) -> object:
+    """What a config file gives, to know its names: the flag library reads the file itself, together with overrides."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"There is no file {path!r} in {pathlib.Path.cwd()}, which --config asks for.")
+    names = runpy.run_path(path)
+    if "get_config" not in names:
+        raise ValueError(f"{path} defines no function get_config, which returns the configuration.")
+    return names["get_config"](*variant)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it ends the program with one sentence."""
     try:
+        loaded = None
+        if given := re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv[1:])):
+            loaded = _load(*given[-1].split(":", 1))
         for argument in argv[1:]:
             if match := re.match(r"--?(config(\.\w+)+)(=|$)", argument):
-                configs.check_path(match[1])
-            if (match := re.match(r"--?config=([^:]+)", argument)) and not pathlib.Path(match[1]).is_file():
-                raise ValueError(f"There is no file {match[1]} in {pathlib.Path.cwd()}, which --config asks for.")
+                configs.check_path(match[1], loaded)
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, flags.Error) as error:
+    except Exception as error:  # the config file is a program, so anything can happen in it
+        if "--traceback" in argv:
+            raise
         # When a config file fails, the flag library puts the traceback into the message, above the error itself.
-        lines = [str(error)] if "--traceback" in argv else str(error).strip().splitlines()
-        sys.exit(f"flamingo_jax.train: {lines[-1]}{_HINT if len(lines) > 1 else ''}")
+        lines = str(error).strip().splitlines() or [""]
+        kind = "" if isinstance(error, (ValueError, OSError, flags.Error)) else f"{type(error).__name__}: "
+        sys.exit(f"flamingo_jax.train: {kind}{lines[-1]}{_HINT if kind or len(lines) > 1 else ''}")
 
 
 def use_huge_pages() -> None:
@@ -100,9 +125,12 @@ def use_huge_pages() -> None:
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments {argv[1:]}; options look like --config.seed=1.")
+        sys.exit(f"flamingo_jax.train: {argv[1]!r} is no option; options look like --config.seed=1.")
+    if _CONFIG.value is None:
+        sys.exit(f"flamingo_jax.train: Give a config: {_EXAMPLE}.")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every detail at the default level
+        # The checkpoint library tells every detail at the default level, and an error five times over with tracebacks.
+        logging.set_verbosity(logging.WARNING if _TRACEBACK.value else logging.FATAL)
     try:
         config = configs.build(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
@@ -110,9 +138,13 @@ def main(argv: list[str]) -> None:
         from flamingo_jax import pipeline
 
         pipeline.check(config)
-        check_workdir(config, workdir, _ACCEPT.value)
+        make_folder(workdir)
         with lock(workdir):
+            check_workdir(config, workdir, _ACCEPT.value)
             pipeline.run(config, workdir)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. The same command continues from the newest checkpoint in {_WORKDIR.value}.")
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if _TRACEBACK.value:
             raise
@@ -121,5 +153,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     use_huge_pages()
-    flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

@@ -51,3 +51,36 @@ def test_wrong_type_is_named(value):
 
 def test_json_is_stable():
     assert configs.to_json(configs.build(load())) == configs.to_json(configs.build(load()))
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("stages.flamingo.steps", 0, r"config\.stages\.flamingo\.steps must be at least 1, but is 0"),
+        ("stages.language.log_every", 0, r"log_every must be at least 1"),
+        ("model.gated.every", 0, r"config\.model\.gated\.every must be at least 1"),
+        ("model.language.heads", 5, r"config\.model\.language: width 64 does not divide into 5 heads"),
+        ("evaluation.batch_size", 0, r"config\.evaluation\.batch_size must be at least 1"),
+        ("evaluation.shots", (), r"config\.evaluation\.shots must hold"),
+        ("datasets.vtp.fps", 0.0, r"config\.datasets\.vtp\.fps must be at least"),
+    ],
+)
+def test_senseless_sizes_are_named(path, value, message):
+    config = load()
+    *parents, key = path.split(".")
+    part = config
+    for name in parents:
+        part = part[name]
+    with part.ignore_type():
+        part[key] = value
+    with pytest.raises(ValueError, match=message):
+        configs.build(config)
+
+
+def test_names_of_stages_and_datasets_are_those_of_the_config():
+    configs.check_path("config.datasets.vtp.size", load())
+    configs.check_path("config.stages.flamingo.mixture.ltip.weight", load())
+    with pytest.raises(ValueError, match=r"config\.datasets\.vpt is unknown; did you mean 'vtp'"):
+        configs.check_path("config.datasets.vpt.size", load())
+    with pytest.raises(ValueError, match=r"mixture\.ltop is unknown; did you mean 'ltip'"):
+        configs.check_path("config.stages.flamingo.mixture.ltop.weight", load())

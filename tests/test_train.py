@@ -105,6 +105,19 @@ def test_what_a_kill_at_the_end_of_a_stage_leaves_is_finished(finished, tmp_path
     assert len(list((workdir / "weights").iterdir())) == 3
 
 
+@pytest.mark.slow
+def test_what_builds_on_weights_that_changed_starts_anew(finished, tmp_path):
+    workdir = tmp_path / "anew"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "contrastive")
+    result = run(workdir, "--config.stages.contrastive.optimizer.learning_rate=0.01", "--accept_changed_config")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "language: complete" in result.stdout and "flamingo: the stages that it builds on" in result.stdout
+    weights = [json.loads((w / "flamingo" / "result.json").read_text())["weights"] for w in (finished, workdir)]
+    assert weights[0] != weights[1]
+    assert json.loads((workdir / "evaluation" / "results.json").read_text())["weights"] == weights[1]
+
+
 def test_another_config_is_shown_as_a_difference(finished):
     result = run(finished, "--config.seed=7")
     assert result.returncode == 1
@@ -118,6 +131,7 @@ def test_another_config_is_shown_as_a_difference(finished):
         ("--config.model.language.widht=3", "config.model.language.widht is unknown; did you mean 'width'"),
         ("--config.modle.dtype=float32", "config.modle is unknown; did you mean 'model'"),
         ("--config.stages.flamingo.steps=many", "config.stages.flamingo.steps=many"),
+        ("--config.stages.flamigno.steps=5", "config.stages.flamigno is unknown; did you mean 'flamingo'"),
         ("--config.mesh.fsdp=3", "config.mesh (data=-1, fsdp=3, tensor=1) does not fit 1 devices"),
         ("--config.order=('langauge',)", "did you mean 'language'"),
         ("--config.evaluation.tasks=('captoin',)", "'captoin'"),
@@ -137,8 +151,11 @@ def test_typos_stop_at_once(tmp_path, argument, message):
     "argument, message",
     [
         (f"--config={BASE[9:].replace(':quick', ':qick')}", "has the variants '' and 'quick', not 'qick'"),
-        ("--config=configs/bose.py", "There is no file configs/bose.py"),
+        ("--config=configs/bose.py", "There is no file 'configs/bose.py'"),
         ("--wrokdir=runs/x", "wrokdir"),
+        ("config.seed=1", "'config.seed=1' is no option"),
+        ("--config=README.md", "SyntaxError"),
+        ("--config=benchmarks/seeds.py", "benchmarks/seeds.py defines no function get_config"),
         ("--config.stages.flamingo=3", "config.stages.flamingo"),
     ],
 )

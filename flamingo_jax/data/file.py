@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 
@@ -22,4 +23,5 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     except OSError as error:
         raise OSError(error.errno, f"Cannot write {path}: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder without permission, the error above says it
+            temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import functools
 import glob
 import multiprocessing
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -337,9 +338,12 @@ def _unreadable(path: str, error: OSError) -> OSError:
     return OSError(f"Cannot read the source file {Path(path).absolute()}: {error.strerror or error}.")
 
 
+_ESCAPED = re.compile(r"\[([*?[])\]")  # what ``glob.escape`` makes of a wildcard
+
+
 def _root(source: str) -> str:
     """The folder of a glob's part before its first wildcard; of a plain file its folder."""
     folder = os.path.dirname(source)
-    while glob.has_magic(folder):
+    while glob.has_magic(_ESCAPED.sub("", folder)):
         folder = os.path.dirname(folder)
-    return folder or "."
+    return _ESCAPED.sub(r"\1", folder) or "."

@@ -30,6 +30,7 @@ def run(
     clip: DatasetConfig,
     stages: Mapping[str, pathlib.Path] = MappingProxyType({}),
     progress: Callable[[int, int], None] | None = None,
+    weights: str = "",
 ) -> dict:
     """Evaluates ``model`` on the benchmarks under a folder and writes the report (see ``report.write``).
 
@@ -39,10 +40,11 @@ def run(
         image: size and fill of images, as in training. clip: the same of videos, and how their frames are taken.
         stages: the ``metrics.jsonl`` of each training stage, by name and in order, to be drawn.
         progress: called with (prompts answered, all prompts).
+        weights: the name of what is evaluated, for the report.
 
     Returns:
-        What ``results.json`` holds: the protocol, and in ``results`` one row per task, measure and number of shots:
-        n, accuracy, standard_error, and chance where it is defined.
+        What ``results.json`` holds: the protocol, the weights' name, and in ``results`` one row per task, measure and
+        number of shots: n, accuracy, standard_error, and chance where it is defined.
 
     Raises:
         ValueError: an unknown task, or a benchmark that is missing, damaged or too small; it is named.
@@ -68,7 +70,7 @@ def run(
             done += len(drawn)
             if progress is not None:
                 progress(done, total)
-    results = {"protocol": _protocol(config), "results": rows}
+    results = {"protocol": _protocol(config), "weights": weights, "results": rows}
     report.write(output, results, predictions, stages)
     return results
 

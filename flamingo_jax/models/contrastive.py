@@ -55,4 +55,6 @@ class Contrastive(nn.Module):
     def _embed(self, name: str, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         x = Einsum((width, self.text.embedding), ("features", "joint"), width, jnp.float32, name=name)("BD,DE->BE", x)
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        # A text of padding alone pools to zero; its loss counts for nothing, but the gradient of sqrt(0) would be NaN.
+        square = jnp.square(x).sum(-1, keepdims=True)
+        return x / jnp.sqrt(jnp.where(square > 0, square, 1.0))

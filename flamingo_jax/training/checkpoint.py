@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 
@@ -31,6 +32,12 @@ def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams
     positions = {name: stream.get_state() for name, stream in streams.items()}
     with _writing(checkpoints.directory):
         checkpoints.save(step, {"train": state, "streams": positions}, force=True)
+
+
+def close(checkpoints: ocp.training.Checkpointer) -> None:
+    """Waits for what is still being written, and frees the checkpointer."""
+    with _writing(checkpoints.directory):
+        checkpoints.close()
 
 
 def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Mapping[str, object]) -> dict:
@@ -97,12 +104,32 @@ def read_result(directory: pathlib.Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def load_result_weights(workdir: pathlib.Path, stage: str) -> dict:
-    """The weights that stage ``stage`` of this run ended with. Raises ValueError when it has not completed."""
+def claim(directory: pathlib.Path, inputs: Mapping[str, str]) -> bool:
+    """Prepares a stage's folder, and empties it when it was made from other ``inputs`` (names of weights).
+
+    Returns whether it had to be emptied.
+    """
+    path, text = directory / "inputs.json", json.dumps(inputs, indent=2, sort_keys=True)
+    other = path.exists() and path.read_text() != text
+    if other:
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_whole(path, text)
+    return other
+
+
+def result_weights(workdir: pathlib.Path, stage: str) -> str:
+    """The name of the weights that stage ``stage`` of this run ended with. Raises ValueError when it has not."""
     result = read_result(workdir / stage)
     if result is None:
         raise ValueError(f"Stage {stage!r} has no result in {workdir}; it must come earlier in config.order.")
-    return load_weights(workdir, result["weights"])
+    return result["weights"]
+
+
+def load_result_weights(workdir: pathlib.Path, stage: str) -> dict:
+    """The weights that stage ``stage`` of this run ended with. Raises ValueError when it has not completed."""
+    return load_weights(workdir, result_weights(workdir, stage))
 
 
 @contextlib.contextmanager
@@ -111,8 +138,9 @@ def _writing(path: os.PathLike):
     try:
         yield
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
-        raise OSError(f"Cannot write {path}: {reason}") from error
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        raise OSError(f"Cannot write {path}: {reason}.") from error
 
 
 def discard_checkpoints(directory: pathlib.Path) -> None:

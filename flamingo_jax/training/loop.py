@@ -56,7 +56,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     rate = learning_rate(config.optimizer, config.steps)
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
-        stack.callback(checkpoints.close)
+        stack.callback(checkpoint.close, checkpoints)
         for stream in stage.streams.values():
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))

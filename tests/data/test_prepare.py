@@ -1,3 +1,4 @@
+import glob
 import json
 import os
 import subprocess
@@ -180,3 +181,12 @@ def test_workers_end_with_a_killed_parent(site, tmp_path):
     assert not (tmp_path / "set").exists() and (tmp_path / ".set.partial").exists()
     prepare.prepare("html", f"{site}/*.html", tmp_path / "set", workers=1)
     assert not (tmp_path / ".set.partial").exists()
+
+
+def test_a_folder_may_hold_brackets(tmp_path):
+    """An escaped glob finds its files, and the site's root is still the folder before the first wildcard."""
+    site = tmp_path / "a[1]"
+    picture(site / "images" / "x.jpg")
+    (site / "page.html").write_text('<p><img src="/images/x.jpg"></p><p>text</p>')
+    report = prepare.prepare("html", f"{glob.escape(str(site))}/*.html", tmp_path / "set", size=48, workers=1)
+    assert report["documents"] == 1 and report["media"] == 1

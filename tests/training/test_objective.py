@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flamingo_jax.training.objective import contrastive_loss, gates, token_loss
+from flamingo_jax.config import ExampleConfig
+from flamingo_jax.data.example import empty_batch
+from flamingo_jax.training.objective import contrastive, contrastive_loss, gates, token_loss
 
 
 def test_token_loss_is_the_weighted_mean_over_next_tokens():
@@ -48,6 +50,20 @@ def test_an_unreadable_pair_changes_neither_loss_nor_gradient():
     np.testing.assert_allclose(masked, left, rtol=1e-5)
     np.testing.assert_allclose(grad[keep], expected, rtol=1e-4, atol=1e-6)
     assert not np.any(grad[2])
+
+
+def test_a_dummy_among_the_pairs_leaves_the_gradients_finite(model_config):
+    """What stands for an unreadable record is padding alone, and its text has no direction."""
+    rng = np.random.default_rng(0)
+    batch = empty_batch(ExampleConfig(length=6, size=16), 3)
+    batch["tokens"][:2] = rng.integers(4, 64, (2, 6))
+    batch["media"][:2] = rng.integers(0, 256, batch["media"][:2].shape)
+    batch["media_mask"][:2], batch["weights"][:2] = True, 1.0
+    objective = contrastive(model_config, eoc=3, pad=0)
+    params = objective.init(jax.random.key(0), batch)["params"]
+    grads = jax.jit(jax.grad(objective.loss))(params, {}, batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
 def test_gates_are_listed_bottom_to_top(flamingo):
