@@ -23,7 +23,7 @@ def main(workdirs: list[str]) -> None:
         if not path.exists():
             sys.exit(f"{path} is missing; has this run finished?")
         for row in json.loads(path.read_text())["results"]:
-            cells[row["task"], row["measure"]][row["shots"]].append(100 * row["accuracy"])
+            cells[row["title"], row["measure"]][row["shots"]].append(100 * row["accuracy"])
     shots = sorted({count for row in cells.values() for count in row})
     print("| task | measure | " + " | ".join(f"{count} shots" for count in shots) + " |")
     print("|" + "---|" * (2 + len(shots)))

@@ -44,26 +44,24 @@ def check(config: RunConfig) -> None:
     mesh = sharding.make_mesh(config.mesh)
     tasks.select(config.evaluation.tasks)
     special = [tokenizer.SPECIALS.index(token) for token in (tokenizer.EOC, tokenizer.PAD)]
+    shown = []  # (where the config says so, the objective whose model sees them, dataset)
     for name in config.order:
         stage = config.stages[name]
-        objective = OBJECTIVES[stage.objective](config.model, *special)
-        seen = set()
         for dataset, mix in stage.mixture.items():
             sharding.check_batch(mesh, f"config.stages.{name}.mixture.{dataset}", mix.batch_size)
-            example = config.datasets[dataset].example
-            if example.frames not in seen:
-                try:
-                    loop.check_model(mesh, objective, example)
-                except ValueError as error:
-                    raise ValueError(f"config.stages.{name} on {dataset}: {error}") from error
-            seen.add(example.frames)
-    shown = (config.evaluation.image_dataset, config.evaluation.clip_dataset)
-    for name in shown if any(config.stages[name].objective == "flamingo" for name in config.order) else ():
-        try:
-            objective = OBJECTIVES["flamingo"](config.model, *special)
-            loop.check_model(mesh, objective, config.datasets[name].example)
-        except ValueError as error:
-            raise ValueError(f"config.evaluation on {name}: {error}") from error
+            shown.append((f"config.stages.{name}", stage.objective, dataset))
+    if any(objective == "flamingo" for _, objective, _ in shown):
+        evaluated = (config.evaluation.image_dataset, config.evaluation.clip_dataset)
+        shown += [("config.evaluation", "flamingo", dataset) for dataset in evaluated]
+    seen = set()
+    for place, objective, dataset in shown:
+        example = config.datasets[dataset].example
+        if (objective, example.frames) not in seen:
+            try:
+                loop.check_model(mesh, OBJECTIVES[objective](config.model, *special), example)
+            except ValueError as error:
+                raise ValueError(f"{place} on {dataset}: {error}") from error
+        seen.add((objective, example.frames))
 
 
 def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
@@ -170,7 +168,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
     weights = checkpoint.result_weights(workdir, name)
     if (done := directory / "results.json").exists():
         results = json.loads(done.read_text())
-        if results["weights"] == weights:
+        if results.get("weights") == weights:
             say("evaluation: complete")
             return results
         say(f"evaluation: {name} was trained anew, so it starts anew")
