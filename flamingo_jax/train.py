@@ -22,6 +22,7 @@ import pathlib
 import re
 import runpy
 import sys
+import warnings
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -131,6 +132,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         # The checkpoint library tells every detail at the default level, and an error five times over with tracebacks.
         logging.set_verbosity(logging.WARNING if _TRACEBACK.value else logging.FATAL)
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # the same library's, when it may not write
     try:
         config = configs.build(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
