@@ -48,14 +48,16 @@ def get_config(variant: str = "") -> ConfigDict:
     )  # fmt: skip
 
     config.model = dict(
-        language=dict(vocab_size=1024, width=64, depth=2, heads=4, activation="squared_relu", smear=True),
+        language=dict(
+            vocab_size=1024, width=64, depth=2, heads=4, activation="squared_relu", smear=True, embedding_scale=8.0
+        ),
         vision=dict(widths=(48, 96), depths=(1, 2), strides=(1, 2), stem=(16, 32, 48), activation="relu"),
         resampler=dict(width=64, depth=2, heads=4, head_size=16, latents=8, frames=FRAMES),
         # The paper's gates start at 0 and open over 500k steps; in the few minutes here they would stay shut.
         gated=dict(every=1, heads=4, head_size=16, gate_init=1.0),
         text_tower=dict(width=64, depth=2, heads=4, embedding=64),
         dtype="float32",  # a CPU computes bfloat16 slowly
-        remat=False,
+        remat="none",
     )
 
     config.order = ("language", "contrastive", "flamingo")

@@ -149,7 +149,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
 def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
     """The weights that a flamingo stage freezes, from the stages that ``stage.parts`` names."""
     stored = {part: checkpoint.load_result_weights(workdir, source) for part, source in stage.parts.items()}
-    return assemble(stored["language"], stored["vision"]["vision"], config.model.gated.every)
+    return assemble(stored["language"], stored["vision"]["vision"], config.model.gated)
 
 
 def _frozen(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> dict:
@@ -173,7 +173,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             return results
         say(f"evaluation: {name} was trained anew, so it starts anew")
     stage = config.stages[name]
-    model = Flamingo(config.model, vocabulary.eoc)
+    model = Flamingo(config.model, (vocabulary.eoc,))
     dtype = jnp.dtype(config.model.dtype)
     variables = {
         "params": checkpoint.load_result_weights(workdir, name),

@@ -15,9 +15,9 @@ from flamingo_jax.config import (  # noqa: E402
     GatedConfig,
     LanguageConfig,
     ModelConfig,
+    NFNetConfig,
     ResamplerConfig,
     TextTowerConfig,
-    VisionConfig,
 )
 from flamingo_jax.models.flamingo import Flamingo  # noqa: E402
 
@@ -37,12 +37,12 @@ def model_config() -> ModelConfig:
     """Three blocks and a gated layer before every second: a scan, and a remainder."""
     return ModelConfig(
         language=LanguageConfig(vocab_size=64, width=32, depth=3, heads=2, smear=True),
-        vision=VisionConfig(widths=(16, 32), depths=(1, 1), strides=(1, 2), stem=(8, 16)),
+        vision=NFNetConfig(widths=(16, 32), depths=(1, 1), strides=(1, 2), stem=(8, 16)),
         resampler=ResamplerConfig(width=32, depth=2, heads=2, head_size=16, latents=4, frames=2),
         gated=GatedConfig(every=2, heads=2, head_size=16),
         text_tower=TextTowerConfig(width=32, depth=1, heads=2, embedding=16),
         dtype="float32",
-        remat=False,
+        remat="none",
     )
 
 
@@ -61,7 +61,7 @@ def example():
 @pytest.fixture(scope="session")
 def flamingo(model_config, example):
     """(model, {"params", "frozen"}) with random weights; the gates are open, or nothing could be seen of the bridge."""
-    model = Flamingo(model_config, EOC)
+    model = Flamingo(model_config, (EOC,))
     init = jax.jit(lambda key: nn.meta.unbox(model.init(key, *example.values())))
     variables = {key: value for key, value in init(jax.random.key(0)).items() if key != "cache"}
     return model, {**variables, "params": with_gates(variables["params"], 0.7)}

@@ -13,6 +13,7 @@ WEIGHT_AXES = {
     "embed": "a residual width D, read or written",
     "mlp": "a feed-forward's hidden width",
     "heads": "attention heads H",
+    "kv_heads": "heads of keys and values G, of which each serves H / G heads",
     "head": "size K of one head",
     "vocab": "vocabulary V",
     "joint": "the contrastive embedding",
@@ -21,6 +22,7 @@ WEIGHT_AXES = {
     "channels_out": "output channels of a convolution",
     "latents": "learnt latents R",
     "frames": "temporal embeddings T",
+    "positions": "rows of a position table",
     "layers": "layers stacked by a scan",
     "vector": "gains, offsets, gates: small vectors",
 }

@@ -8,11 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import TextTowerConfig, VisionConfig
+from flamingo_jax.config import LanguageConfig, NFNetConfig, TextTowerConfig
 from flamingo_jax.models.axes import named
-from flamingo_jax.models.language import Embedding, Stack
+from flamingo_jax.models.embedding import Embedding
+from flamingo_jax.models.language import Stack
 from flamingo_jax.models.layers import Einsum, Norm
 from flamingo_jax.models.nfnet import NFNet
+from flamingo_jax.models.positions import place
 
 
 class TextTower(nn.Module):
@@ -25,12 +27,12 @@ class TextTower(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         config = self.config
-        x = Embedding(self.vocab_size, config.width, self.dtype, name="embedding").encode(tokens)
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        visible = jnp.broadcast_to(mask[:, None, :], (*tokens.shape, tokens.shape[1]))
-        x = Stack(config.depth, config.heads, "gelu", False, 10000.0, self.dtype, remat=False, name="text")(
-            x, positions, visible, mask
+        layers = LanguageConfig(
+            self.vocab_size, config.width, config.depth, config.heads, embedding_scale=config.width**0.5
         )
+        positions, where = place(layers, mask, None, tokens.shape[1], bidirectional=True)
+        x = Embedding(layers, self.dtype, name="embedding").encode(tokens, positions)
+        x = Stack(layers, self.dtype, name="text")(x, jnp.asarray(layers.kinds(), jnp.int32), where)
         x = Norm(self.dtype, name="norm")(x).astype(jnp.float32)
         weight = mask.astype(jnp.float32)[..., None]
         return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
@@ -39,7 +41,7 @@ class TextTower(nn.Module):
 class Contrastive(nn.Module):
     """(images [B, S, S, 3], tokens, mask) -> unit vectors for images and texts, float32 [B, E], and 1 / temperature."""
 
-    vision: VisionConfig
+    vision: NFNetConfig
     text: TextTowerConfig
     vocab_size: int
     dtype: jnp.dtype

@@ -6,41 +6,54 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import ModelConfig
+from flamingo_jax.config import GatedConfig, ModelConfig, NFNetConfig, ViTConfig
+from flamingo_jax.models.decoder import Decoder, group_layers
 from flamingo_jax.models.freeze import freeze
-from flamingo_jax.models.language import Decoder, group_layers
 from flamingo_jax.models.nfnet import NFNet
 from flamingo_jax.models.resampler import Resampler
+from flamingo_jax.models.vit import ViT
+
+ENCODERS = {NFNetConfig: NFNet, ViTConfig: ViT}
 
 
 class Flamingo(nn.Module):
     """Interleaved text and media -> logits.
 
-    Collections: ``params`` holds resampler, gated blocks and the ``<EOC>`` row; ``frozen`` the rest.
+    Collections: ``params`` holds resampler, gated blocks and the rows of ``new_tokens``; ``frozen`` the parts that
+    ``config.frozen`` names.
 
-    eoc: token id of ``<EOC>``.
+    new_tokens: consecutive token ids with trainable rows, ``<EOC>`` among them.
     """
 
     config: ModelConfig
-    eoc: int
+    new_tokens: tuple[int, ...]
 
     def setup(self):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.vision = freeze(NFNet)(config.vision, dtype)
-        self.resampler = Resampler(config.resampler, dtype)
-        self.decoder = Decoder(config.language, dtype, config.remat, config.gated, self.eoc)
+        encoder = ENCODERS[type(config.vision)]
+        self.vision = (freeze(encoder) if "vision" in config.frozen else encoder)(config.vision, dtype)
+        if config.resampler:
+            self.resampler = Resampler(config.resampler, dtype)
+        self.decoder = Decoder(config.language, dtype, config.remat, config.gated, self.new_tokens, config.frozen)
 
     def encode(self, media: jax.Array) -> jax.Array:
-        """media uint8 [B, N, T, S, S, 3] -> latents [B, N, R, D]. Every frame is seen by itself (paper 2.1)."""
+        """media [B, N, T, S, S, 3] -> latents [B, N, R, D]. Every frame is seen by itself (paper 2.1).
+
+        Images of uint8 are normalised as the encoder wants it, others are taken as they are. Without a resampler the
+        latents are the features of all frames. ValueError for more media than ``config.media``.
+        """
         batch, count, frames = media.shape[:3]
+        if self.config.media and count > self.config.media:
+            raise ValueError(f"{count} media per sequence; the config's model.media allows {self.config.media}.")
         features = self.vision(media.reshape(batch * count * frames, *media.shape[3:]))
         features = features.reshape(batch * count, frames, -1, features.shape[-1])
-        latents = self.resampler(features)
-        return latents.reshape(batch, count, *latents.shape[1:])
+        latents = self.resampler(features) if self.config.resampler else features
+        return latents.reshape(batch, count, -1, latents.shape[-1])
 
     def decode(self, tokens, latents, media_index, mask=None) -> jax.Array:
-        """tokens int, media_index int, mask bool [B, L], latents [B, N, R, D] -> float32 logits [B, L, V].
+        """tokens int, mask bool [B, L], latents [B, N, R, D] -> float32 logits [B, L, V].
 
+        media_index int [B, L]: each token's medium, counted from 1, 0 for none; or bool [B, L, N], the media it sees.
         With a mutable ``cache`` collection (see ``cache``) the tokens continue what it holds.
         """
         return self.decoder(tokens, mask, latents, media_index)
@@ -50,8 +63,7 @@ class Flamingo(nn.Module):
 
     def cache(self, batch: int, length: int) -> dict:
         """The ``cache`` that ``decode`` continues: zeros for ``batch`` sequences of up to ``length`` tokens."""
-        config = self.config.resampler
-        latents = jax.ShapeDtypeStruct((batch, 1, config.latents, config.width), jnp.dtype(self.config.dtype))
+        latents = jax.ShapeDtypeStruct((batch, 1, *self.config.media_shape), jnp.dtype(self.config.dtype))
         tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
         shapes = jax.eval_shape(
             lambda *args: self.init(jax.random.key(0), *args, method="decode"), tokens, latents, tokens
@@ -59,6 +71,6 @@ class Flamingo(nn.Module):
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nn.meta.unbox(shapes["cache"]))
 
 
-def assemble(language: dict, vision: dict, every: int) -> dict:
+def assemble(language: dict, vision: dict, gated: GatedConfig) -> dict:
     """The ``frozen`` collection from a bare language model's weights and a vision encoder's."""
-    return {"decoder": group_layers(language, every), "vision": vision}
+    return {"decoder": group_layers(language, gated), "vision": vision}

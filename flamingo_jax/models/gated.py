@@ -7,45 +7,84 @@ import jax
 import jax.numpy as jnp
 
 from flamingo_jax.config import GatedConfig
+from flamingo_jax.models.attention import Attention
 from flamingo_jax.models.axes import named
-from flamingo_jax.models.layers import Attention, FeedForward, Norm, squared_relu
+from flamingo_jax.models.layers import FeedForward, Norm
 
 
-def media_mask(media_index: jax.Array, media: int, latents: int) -> jax.Array:
-    """Which latents a text token sees: those of its own medium, phi(l), and no others (paper 2.3).
+def media_visibility(media_index: jax.Array, media: int, visible: str = "own") -> jax.Array:
+    """Which media a text token sees, bool [B, L, N] (paper 2.3).
 
-    media_index int [B, L]: 0 for none, i for the i-th medium. Returns bool [B, L, N * R]; with N = 2, R = 2:
+    media_index int [B, L]: phi, 0 for none, i for the i-th medium; or bool [B, L, N], which is returned as it is.
+    own: that medium and no other; previous: that one and all before it. With N = 2:
 
-        phi = 0   . . . .
-        phi = 1   x x . .
-        phi = 2   . . x x
+        phi = 0   . .   . .
+        phi = 1   x .   x .
+        phi = 2   . x   x x
+                  own   previous
     """
-    owner = jnp.repeat(jnp.arange(1, media + 1), latents)
-    return media_index[:, :, None] == owner
+    if media_index.ndim == 3:
+        return media_index.astype(bool)
+    number = jnp.arange(1, media + 1)
+    return media_index[..., None] == number if visible == "own" else media_index[..., None] >= number
+
+
+def media_mask(seen: jax.Array, latents: int) -> jax.Array:
+    """Visibility of media [B, L, N] -> of their latents, [B, L, N * R]. With N = 2, R = 2:
+
+    . .   . . . .
+    x .   x x . .
+    . x   . . x x
+    """
+    return jnp.repeat(seen, latents, axis=-1)
 
 
 class GatedCrossAttention(nn.Module):
-    """x [B, L, D], latents [B, N, R, D'], media_index int [B, L] -> [B, L, D].
+    """x [B, L, D], latents [B, N, R, D'], seen bool [B, L, N] -> [B, L, D].
 
-    x + tanh(a) attention(x, latents), then + tanh(b) feed-forward; both gates are one scalar each and start at
-    ``gate_init`` (0 in the paper: the untrained bridge leaves the language model as it was). Layer norms as the
-    paper's first version has them: on queries, on keys/values (shared), on the feed-forward's input.
+    x + tanh(a) attention(x, latents), then + tanh(b) feed-forward; both gates start at ``gate_init`` (0 in the paper:
+    the untrained bridge leaves the language model as it was). Norms as the paper's first version has them: on queries,
+    on keys/values (shared), on the feed-forward's input. A token that sees no medium gets exactly zero from attention.
     """
 
     config: GatedConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, latents: jax.Array, media_index: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, latents: jax.Array, seen: jax.Array) -> jax.Array:
+        config = self.config
         batch, media, count, width = latents.shape
-        keys = Norm(self.dtype, centred=True, name="media_norm")(latents.reshape(batch, media * count, width))
-        queries = Norm(self.dtype, centred=True, name="text_norm")(x)
-        mask = media_mask(media_index, media, count)
-        attention = Attention(self.config.heads, self.config.head_size, self.dtype, name="attention")
-        x = x + self._gate("attention_gate") * attention(queries, keys, mask)
-        hidden = FeedForward(squared_relu, self.dtype, name="mlp")(Norm(self.dtype, centred=True, name="mlp_norm")(x))
-        return x + self._gate("mlp_gate") * hidden
+        keys = latents.reshape(batch, media * count, width)
+        if config.media_norm:
+            keys = self._norm("media_norm")(keys)
+        attention = Attention(
+            config.heads,
+            config.head_size,
+            self.dtype,
+            qk_norm=config.qk_norm,
+            qk_centred=config.norm == "layer",
+            qk_bias=True,
+            qk_epsilon=config.epsilon,
+            name="attention",
+        )
+        y = attention(self._norm("text_norm")(x), keys, media_mask(seen, count))
+        x = x + self._gated("attention_gate", y)
+        if config.mlp == "none":
+            return x
+        hidden = config.mlp_width or 4 * x.shape[-1]
+        mlp = FeedForward(config.activation, self.dtype, hidden, config.mlp == "gated", name="mlp")
+        y = mlp(self._norm("mlp_norm")(x))
+        if not config.unseen_mlp:
+            y = jnp.where(seen.any(-1, keepdims=True), y, 0)
+        return x + self._gated("mlp_gate", y)
 
-    def _gate(self, name: str) -> jax.Array:
-        init = named(nn.initializers.constant(self.config.gate_init))
-        return jnp.tanh(self.param(name, init, (), jnp.float32)).astype(self.dtype)
+    def _norm(self, name: str) -> Norm:
+        return Norm(self.dtype, self.config.norm == "layer", self.config.epsilon, name=name)
+
+    def _gated(self, name: str, y: jax.Array) -> jax.Array:
+        if self.config.gate == "none":
+            return y
+        scalar = self.config.gate == "scalar"
+        init = named(nn.initializers.constant(self.config.gate_init), *[] if scalar else ["vector"])
+        gate = self.param(name, init, () if scalar else (y.shape[-1],), jnp.float32)
+        return jnp.tanh(gate).astype(self.dtype) * y

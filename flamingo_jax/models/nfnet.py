@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from flamingo_jax.config import VisionConfig
-from flamingo_jax.models.axes import constrain, named
+from flamingo_jax.config import NFNetConfig
+from flamingo_jax.models.axes import named
+from flamingo_jax.models.pixels import normalise
 
 # Activations scaled so that a unit normal input leaves with variance one (Brock et al. 2021, table of gammas).
 ACTIVATIONS = {
-    "gelu": lambda x: nn.gelu(x) * 1.7015043497085571,
+    "gelu": lambda x: nn.gelu(x, approximate=False) * 1.7015043497085571,
+    "gelu_tanh": lambda x: nn.gelu(x) * 1.7015043497085571,
     "relu": lambda x: nn.relu(x) * 1.7139588594436646,
 }
 
@@ -23,6 +24,7 @@ class StandardConv(nn.Module):
 
     channels: int
     window: int
+    config: NFNetConfig
     dtype: jnp.dtype
     stride: int = 1
     groups: int = 1
@@ -39,7 +41,8 @@ class StandardConv(nn.Module):
         weight = weight.astype(jnp.float32)  # frozen weights may be bfloat16, in which variances lose their digits
         mean = weight.mean((0, 1, 2), keepdims=True)
         variance = weight.var((0, 1, 2), keepdims=True)
-        weight = (weight - mean) * jax.lax.rsqrt(jnp.maximum(variance * fan_in, 1e-4)) * gain
+        floor, epsilon = self.config.variance_floor, self.config.variance_epsilon
+        weight = (weight - mean) * jax.lax.rsqrt(jnp.maximum(variance * fan_in, floor) + epsilon * fan_in) * gain
         x = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             weight.astype(self.dtype),
@@ -72,63 +75,88 @@ class SqueezeExcite(nn.Module):
 class NFBlock(nn.Module):
     """One pre-activation bottleneck: 1x1, two grouped 3x3, 1x1, squeeze-excite, and a gain that starts at zero.
 
-    beta: 1 / expected standard deviation of the input, so that the branch sees unit variance.
+    beta: 1 / expected standard deviation of the input, so that the branch sees unit variance. drop: share of examples
+    whose branch is left out, when there is a ``stochastic_depth`` random stream. Returns (x, None), as a scan wants it.
     """
 
     channels: int
     stride: int
-    beta: float
-    config: VisionConfig
+    config: NFNetConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, beta: jax.Array, drop: jax.Array):
         middle = self.channels // 2
         groups = max(1, middle // self.config.group_size)
         activate = ACTIVATIONS[self.config.activation]
-        y = activate(x) * self.beta
+
+        def conv(name, channels, window, stride=1, groups=1):
+            return StandardConv(channels, window, self.config, self.dtype, stride, groups, name=name)
+
+        y = activate(x) * jnp.asarray(beta, self.dtype)
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.channels:
-            pooled = nn.avg_pool(y, (2, 2), (2, 2), "SAME") if self.stride > 1 else y
-            shortcut = StandardConv(self.channels, 1, self.dtype, name="shortcut")(pooled)
-        y = StandardConv(middle, 1, self.dtype, name="reduce")(y)
-        y = StandardConv(middle, 3, self.dtype, self.stride, groups, name="conv_a")(activate(y))
-        y = StandardConv(middle, 3, self.dtype, 1, groups, name="conv_b")(activate(y))
-        y = StandardConv(self.channels, 1, self.dtype, name="expand")(activate(y))
+            pooled = nn.avg_pool(y, (2, 2), (2, 2), "SAME", count_include_pad=False) if self.stride > 1 else y
+            shortcut = conv("shortcut", self.channels, 1)(pooled)
+        y = conv("reduce", middle, 1)(y)
+        y = conv("conv_a", middle, 3, self.stride, groups)(activate(y))
+        y = conv("conv_b", middle, 3, 1, groups)(activate(y))
+        y = conv("expand", self.channels, 1)(activate(y))
         y = y * SqueezeExcite(self.dtype, name="gate")(y) * 2
+        if self.config.stochastic_depth and self.has_rng("stochastic_depth"):
+            key = self.make_rng("stochastic_depth")
+            y = y * jax.random.bernoulli(key, 1 - drop, (x.shape[0], 1, 1, 1)).astype(self.dtype)
         gain = self.param("skip_gain", named(nn.initializers.zeros), (), jnp.float32)
-        return shortcut + y * (gain * self.config.alpha).astype(self.dtype)
+        return shortcut + y * (gain * self.config.alpha).astype(self.dtype), None
+
+
+def betas(config: NFNetConfig) -> list[np.ndarray]:
+    """1 / expected standard deviation of every block's input, per stage.
+
+    Every branch adds alpha^2 of variance. A stage's first block hands on its normalised input by a convolution, so
+    that variance restarts at 1 there.
+    """
+    variance, out = 1.0, []
+    for depth in config.depths:
+        inner = 1.0 + config.alpha**2 * np.arange(1, depth + 1)
+        out.append(np.concatenate([[variance], inner[:-1]]) ** -0.5)
+        variance = inner[-1]
+    return out
 
 
 class NFNet(nn.Module):
-    """Images uint8 or 0..255 float [B, S, S, 3] -> features [B, h, w, C], the last stage's grid.
+    """Images [B, S, S, 3], uint8 or already normalised floats -> features [B, h, w, C], the last stage's grid.
 
     C is ``config.expansion`` (the final 1x1 convolution) or, when that is 0, the last stage's width.
     """
 
-    config: VisionConfig
+    config: NFNetConfig
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         config, activate = self.config, ACTIVATIONS[self.config.activation]
-        images = constrain(images, "images", None, None, None)
-        mean, std = (jnp.asarray(value, jnp.float32) * 255 for value in (config.mean, config.std))
-        x = ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
+        x = normalise(images, config.mean, config.std).astype(self.dtype)
         # The stem: 3x3 convolutions, the first and the last with stride 2, activations between them.
         for i, channels in enumerate(config.stem):
             stride = 2 if i in (0, len(config.stem) - 1) else 1
-            x = StandardConv(channels, 3, self.dtype, stride, name=f"stem_{i}")(x)
+            x = StandardConv(channels, 3, config, self.dtype, stride, name=f"stem_{i}")(x)
             x = activate(x) if i + 1 < len(config.stem) else x
-        expected_std = 1.0
-        for stage, (width, depth, stride) in enumerate(zip(config.widths, config.depths, config.strides, strict=True)):
-            for i in range(depth):
-                block = NFBlock(
-                    width, stride if i == 0 else 1, 1 / expected_std, config, self.dtype, name=f"stage_{stage}_{i}"
+        drops = np.split(config.stochastic_depth * np.arange(sum(config.depths)) / sum(config.depths),
+                         np.cumsum(config.depths)[:-1])  # fmt: skip
+        stages = zip(config.widths, config.strides, betas(config), drops, strict=True)
+        for stage, (width, stride, beta, drop) in enumerate(stages):
+            x, _ = NFBlock(width, stride, config, self.dtype, name=f"stage_{stage}_first")(x, beta[0], drop[0])
+            if len(beta) > 1:
+                scan = nn.scan(
+                    NFBlock,
+                    variable_axes={"params": 0},
+                    split_rngs={"params": True, "stochastic_depth": True},
+                    length=len(beta) - 1,
+                    metadata_params={nn.PARTITION_NAME: "layers"},
                 )
-                x = block(x)
-                # A transition block's shortcut starts from the normalised branch, so variance restarts there.
-                expected_std = math.sqrt((1.0 if i == 0 else expected_std**2) + config.alpha**2)
+                rest = scan(width, 1, config, self.dtype, name=f"stage_{stage}_rest")
+                x, _ = rest(x, *(jnp.asarray(values[1:], jnp.float32) for values in (beta, drop)))
         if config.expansion:
-            x = StandardConv(config.expansion, 1, self.dtype, name="expansion")(x)
+            x = StandardConv(config.expansion, 1, config, self.dtype, name="expansion")(x)
         return activate(x)

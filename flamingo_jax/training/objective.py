@@ -11,8 +11,8 @@ import optax
 
 from flamingo_jax.config import ModelConfig
 from flamingo_jax.models.contrastive import Contrastive
+from flamingo_jax.models.decoder import Decoder
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.models.language import Decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def contrastive(config: ModelConfig, eoc: int, pad: int) -> Objective:
 
 def flamingo(config: ModelConfig, eoc: int, pad: int) -> Objective:
     """Text given interleaved media, vision encoder and language model frozen (paper 2)."""
-    model = Flamingo(config, eoc)
+    model = Flamingo(config, (eoc,))
 
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], batch["tokens"] != pad
@@ -104,7 +104,7 @@ def flamingo(config: ModelConfig, eoc: int, pad: int) -> Objective:
 def gates(params: dict) -> dict[str, jax.Array]:
     """|tanh gate| of every gated layer, bottom to top: ``gate/attention/<i>`` and ``gate/mlp/<i>``."""
     decoder = params["decoder"]
-    parts = [decoder[key]["gated"] for key in ("groups", "remainder") if key in decoder]
+    parts = [decoder[key]["gated"] for key in ("groups", "remainder", "graft") if key in decoder]
     out = {}
     for kind in ("attention", "mlp"):
         values = jnp.concatenate([jnp.atleast_1d(part[f"{kind}_gate"]) for part in parts])

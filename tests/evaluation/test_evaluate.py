@@ -164,14 +164,14 @@ def test_a_damaged_medium_is_named(tmp_path, vocabulary, reader):
 def test_a_tiny_model_answers(benchmarks, tmp_path, vocabulary):
     config = configs.ModelConfig(
         language=configs.LanguageConfig(vocabulary.vocab_size, width=16, depth=1, heads=1),
-        vision=configs.VisionConfig(widths=(8,), depths=(1,), strides=(1,), stem=(4, 8), group_size=4),
+        vision=configs.NFNetConfig(widths=(8,), depths=(1,), strides=(1,), stem=(4, 8), group_size=4),
         resampler=configs.ResamplerConfig(width=16, depth=1, heads=1, head_size=8, latents=2, frames=2),
         gated=configs.GatedConfig(every=1, heads=1, head_size=8, gate_init=1.0),
         text_tower=configs.TextTowerConfig(width=8, depth=1, heads=1, embedding=8),
         dtype="float32",
-        remat=False,
+        remat="none",
     )
-    model = Flamingo(config, vocabulary.eoc)
+    model = Flamingo(config, (vocabulary.eoc,))
     tokens, pixels = jnp.zeros((1, 4), jnp.int32), jnp.zeros((1, 1, 2, 16, 16, 3), jnp.uint8)
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, pixels, tokens))
     rng = np.random.default_rng(0)

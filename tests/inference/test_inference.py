@@ -12,9 +12,9 @@ from flamingo_jax.config import (
     GatedConfig,
     LanguageConfig,
     ModelConfig,
+    NFNetConfig,
     ResamplerConfig,
     TextTowerConfig,
-    VisionConfig,
 )
 from flamingo_jax.inference.decoding import bucket, greedy
 from flamingo_jax.inference.scoring import pad_candidates, score
@@ -23,12 +23,12 @@ from flamingo_jax.models.flamingo import Flamingo
 VOCAB, EOC, PAD, STEPS = 40, 3, 0, 6
 CONFIG = ModelConfig(
     language=LanguageConfig(vocab_size=VOCAB, width=32, depth=3, heads=2),
-    vision=VisionConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16), group_size=8),
+    vision=NFNetConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16), group_size=8),
     resampler=ResamplerConfig(width=32, depth=1, heads=2, head_size=16, latents=4, frames=2),
     gated=GatedConfig(every=2, heads=2, head_size=16, gate_init=1.0),  # depth 3: one group of 2 and a remainder
     text_tower=TextTowerConfig(width=16, depth=1, heads=1, embedding=16),
     dtype="float32",
-    remat=False,
+    remat="none",
 )
 
 
@@ -38,7 +38,7 @@ def tiny():
 
     Drawn by numpy: compiling the initialisers takes longer than all of these tests.
     """
-    model, rng = Flamingo(CONFIG, eoc=EOC), np.random.default_rng(0)
+    model, rng = Flamingo(CONFIG, (EOC,)), np.random.default_rng(0)
     media = rng.integers(0, 256, (4, 3, 1, 16, 16, 3)).astype(np.uint8)
     tokens = jnp.zeros((4, 5), jnp.int32)
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, jnp.asarray(media), tokens))

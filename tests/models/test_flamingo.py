@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flamingo_jax.models.decoder import Decoder
 from flamingo_jax.models.flamingo import Flamingo, assemble
-from flamingo_jax.models.gated import media_mask
-from flamingo_jax.models.language import Decoder
+from flamingo_jax.models.gated import media_mask, media_visibility
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -31,7 +31,7 @@ def decode(model, variables, tokens, latents, media_index):
 
 
 def test_media_mask_is_the_drawn_one():
-    mask = media_mask(jnp.array([[0, 1, 2]]), media=2, latents=2)
+    mask = media_mask(media_visibility(jnp.array([[0, 1, 2]]), media=2), latents=2)
     expected = [[[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]]]
     np.testing.assert_array_equal(mask, np.array(expected, bool))
 
@@ -69,7 +69,7 @@ def test_gates_at_zero_give_the_bare_language_model_bit_for_bit(model_config, ex
     check_gates_at_zero(model_config, example, every=1)
 
 
-@pytest.mark.parametrize("every, more", [(2, {}), (5, {}), (2, {"dtype": "bfloat16", "remat": True})])
+@pytest.mark.parametrize("every, more", [(2, {}), (3, {}), (2, {"dtype": "bfloat16", "remat": "full"})])
 def test_gates_at_zero_with_groups_and_remainder(model_config, example, every, more):
     """Other layouts, with the compiler's liberties off: it unrolls a loop that runs once and may round differently."""
     check_gates_at_zero(dataclasses.replace(model_config, **more), example, every)
@@ -83,9 +83,9 @@ def check_gates_at_zero(model_config, example, every):
     tokens = jnp.where(example["tokens"] == 3, 9, example["tokens"])
     weights = flax.linen.meta.unbox(jax.jit(bare.init)(jax.random.key(1), tokens))["params"]
     weights = jax.tree.map(lambda leaf: leaf.astype(dtype), weights)  # as a stage stores what it freezes
-    model = Flamingo(config, eoc=3)
+    model = Flamingo(config, new_tokens=(3,))
     fresh = flax.linen.meta.unbox(jax.jit(model.init)(jax.random.key(2), *example.values()))
-    frozen = assemble(weights, fresh["frozen"]["vision"], every)
+    frozen = assemble(weights, fresh["frozen"]["vision"], config.gated)
     variables = {"params": fresh["params"], "frozen": frozen}
     expected = jax.jit(bare.apply)({"params": weights}, tokens)
     actual = forward(model, variables, tokens, example["media"], example["media_index"])
@@ -101,7 +101,7 @@ def test_gradients_exist_for_the_bridge_alone(flamingo, example):
 
     grads = jax.jit(jax.grad(loss))(variables["params"])
     chex.assert_trees_all_equal_structs(grads, variables["params"])
-    assert set(grads) == {"resampler", "decoder"} and set(grads["decoder"]) == {"eoc", "groups", "remainder"}
+    assert set(grads) == {"resampler", "decoder"} and set(grads["decoder"]) == {"new_rows", "groups", "remainder"}
     assert set(grads["decoder"]["groups"]) == {"gated"}
     flat = flax.traverse_util.flatten_dict(grads, sep="/")
     assert [name for name, grad in flat.items() if not np.abs(grad).sum()] == []
@@ -118,8 +118,8 @@ def test_writing_to_a_frozen_weight_raises(flamingo, example):
 def test_scan_and_remat_change_nothing(model_config, flamingo, example):
     _, variables = flamingo
     losses = []
-    for remat in (False, True):
-        model = Flamingo(dataclasses.replace(model_config, remat=remat), eoc=3)
+    for remat in ("none", "full"):
+        model = Flamingo(dataclasses.replace(model_config, remat=remat), new_tokens=(3,))
 
         def loss(params, model=model):
             return (model.apply({"params": params, "frozen": variables["frozen"]}, *example.values()) ** 2).mean()

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flamingo_jax.config import VisionConfig
+from flamingo_jax.config import NFNetConfig
 from flamingo_jax.models.nfnet import NFNet
 
-F6 = VisionConfig(
+F6 = NFNetConfig(
     widths=(256, 512, 1536, 1536),
     depths=(7, 14, 42, 21),
     strides=(1, 2, 2, 2),
@@ -28,7 +28,7 @@ def test_f6_has_the_papers_435_million_weights_and_a_ten_by_ten_grid():
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_variance_neither_vanishes_nor_explodes(activation):
-    config = VisionConfig(widths=(32, 64), depths=(2, 2), strides=(1, 2), stem=(16, 32), activation=activation)
+    config = NFNetConfig(widths=(32, 64), depths=(2, 2), strides=(1, 2), stem=(16, 32), activation=activation)
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
     model = NFNet(config, jnp.float32)
     features, _ = jax.jit(lambda x: model.init_with_output(jax.random.key(0), x))(images)
@@ -37,7 +37,7 @@ def test_variance_neither_vanishes_nor_explodes(activation):
 
 
 def test_a_picture_is_seen_by_itself():
-    config = VisionConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16))
+    config = NFNetConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16))
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     model = NFNet(config, jnp.float32)
     variables = flax.linen.meta.unbox(jax.jit(model.init)(jax.random.key(0), images))
@@ -48,7 +48,7 @@ def test_a_picture_is_seen_by_itself():
 
 def test_weights_frozen_in_bfloat16_are_standardised_in_float32():
     """Only the digits that storing them lost are missing."""
-    config = VisionConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16))
+    config = NFNetConfig(widths=(16,), depths=(1,), strides=(1,), stem=(8, 16))
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     model = NFNet(config, jnp.float32)
     weights = flax.linen.meta.unbox(model.init(jax.random.key(0), images))

@@ -1,5 +1,7 @@
 """A fixed number of latents, whatever comes in, and frames that are told apart."""
 
+import dataclasses
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from flamingo_jax.config import ResamplerConfig
-from flamingo_jax.models.resampler import Resampler
+from flamingo_jax.models.resampler import Resampler, averaging, mixing
 
 CONFIG = ResamplerConfig(width=16, depth=2, heads=2, head_size=8, latents=3, frames=4)
 
@@ -33,10 +35,36 @@ def test_order_of_frames_matters_order_of_cells_does_not(resampler):
     assert np.abs(model.apply(variables, features[:, ::-1]) - out).max() > 1e-3
 
 
-def test_too_many_frames_are_refused(resampler):
-    model, variables, _ = resampler
-    with pytest.raises(ValueError, match="5 frames, but the resampler has 4"):
-        model.apply(variables, jnp.zeros((1, 5, 2, 12)))
+def test_more_frames_get_interpolated_embeddings():
+    drawn = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    np.testing.assert_allclose(mixing(3, 5), drawn)
+    np.testing.assert_array_equal(mixing(3, 2), np.eye(2, 3))
+    np.testing.assert_array_equal(mixing(3, 3), np.eye(3))
+
+
+def test_thirty_frames_after_training_on_four(resampler):
+    """The paper trains on 8 and evaluates on 30 (B.1.2)."""
+    model, variables, features = resampler
+    out = model.apply(variables, jnp.tile(features, (1, 8, 1, 1))[:, :30])
+    assert out.shape == (2, 3, 16) and np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+def test_the_alternatives_of_the_ablation(kind):
+    model = Resampler(dataclasses.replace(CONFIG, kind=kind), jnp.float32)
+    features = jax.random.normal(jax.random.key(0), (2, 4, 5, 12))
+    variables = flax.linen.meta.unbox(model.init(jax.random.key(1), features))
+    out = model.apply(variables, features)
+    assert out.shape == (2, 3, 16)
+    moved = model.apply(variables, features.at[0, 3, 4].add(1.0))
+    assert np.abs(moved[0] - out[0]).max() > 1e-3
+    np.testing.assert_array_equal(moved[1], out[1])
+
+
+def test_averaging_takes_equal_stretches():
+    np.testing.assert_allclose(averaging(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    np.testing.assert_allclose(averaging(1, 2), [[1], [1]])
+    np.testing.assert_allclose(averaging(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], atol=1e-6)
 
 
 def test_latents_see_features_and_themselves():

@@ -80,7 +80,7 @@ def test_decay_spares_the_resampler_and_all_vectors(task):
     assert not any(jax.tree.leaves(chosen["resampler"]))
     gated = chosen["decoder"]["groups"]["gated"]
     assert gated["attention"]["query"]["kernel"] and gated["mlp"]["up"]["kernel"]
-    assert not gated["attention_gate"] and not gated["text_norm"]["scale"] and not chosen["decoder"]["eoc"]
+    assert not gated["attention_gate"] and not gated["text_norm"]["scale"] and not chosen["decoder"]["new_rows"]
 
 
 def test_learning_rate_rises_stays_and_falls():

@@ -1,0 +1,49 @@
+"""Configuration: dataclasses of the model and of a run, and what builds them from a config file.
+
+Every part of the package takes the small dataclass that concerns it and nothing else.
+"""
+
+from flamingo_jax.config.build import build, check_path, to_json
+from flamingo_jax.config.language import LanguageConfig, LayerConfig, RopeConfig
+from flamingo_jax.config.model import PARTS, GatedConfig, ModelConfig, ResamplerConfig, TextTowerConfig
+from flamingo_jax.config.run import (
+    DatasetConfig,
+    EvaluationConfig,
+    ExampleConfig,
+    MeshConfig,
+    MixConfig,
+    OptimizerConfig,
+    RunConfig,
+    StageConfig,
+    TokenizerConfig,
+    WorldConfig,
+)
+from flamingo_jax.config.suggest import suggest
+from flamingo_jax.config.vision import NFNetConfig, ViTConfig
+
+__all__ = [
+    "DatasetConfig",
+    "EvaluationConfig",
+    "ExampleConfig",
+    "GatedConfig",
+    "LanguageConfig",
+    "LayerConfig",
+    "MeshConfig",
+    "MixConfig",
+    "ModelConfig",
+    "NFNetConfig",
+    "OptimizerConfig",
+    "PARTS",
+    "ResamplerConfig",
+    "RopeConfig",
+    "RunConfig",
+    "StageConfig",
+    "TextTowerConfig",
+    "TokenizerConfig",
+    "ViTConfig",
+    "WorldConfig",
+    "build",
+    "check_path",
+    "suggest",
+    "to_json",
+]

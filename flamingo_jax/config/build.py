@@ -1,0 +1,162 @@
+"""A ``ConfigDict`` from ``configs/`` becomes frozen dataclasses, read once, at the door.
+
+An unknown key, a missing key or a value of the wrong type is a ``ValueError`` that names the key's full path and its
+neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from flamingo_jax.config.run import RunConfig
+from flamingo_jax.config.suggest import suggest
+
+
+def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"):
+    """Turns a (Config)dict into ``cls``. Raises ValueError naming the path of an unknown, missing or mistyped key."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    built = _convert(config, cls, path)
+    if isinstance(built, RunConfig):
+        _check_names(built, path)
+        _check_sizes(built, path)
+    return built
+
+
+# The smallest sensible value of a number, by its name in whatever part of the config it stands.
+_AT_LEAST = (
+    dict.fromkeys("steps log_every batch_size queries max_new_tokens shards max_frames frames size length".split(), 1)
+    | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size".split(), 1)
+    | dict.fromkeys("media warmup text_shots weight expansion".split(), 0)
+    | {"fps": 0.001, "learning_rate": 0.0, "clip": 0.0}
+)
+
+
+def _check_sizes(config: RunConfig, path: str) -> None:
+    """Raises ValueError for sizes that do not fit each other."""
+    resampler = config.model.resampler
+    for key, stage in config.stages.items() if resampler and resampler.frames else ():
+        for name in stage.mixture if stage.objective == "flamingo" else ():
+            frames = config.datasets[name].example.frames
+            if frames > resampler.frames:
+                raise ValueError(
+                    f"{path}.stages.{key} trains on {name}, whose examples have {frames} frames, but "
+                    f"{path}.model.resampler has temporal embeddings for {resampler.frames}."
+                )
+    shots = config.evaluation.shots
+    if not shots or min(shots) < 0:
+        raise ValueError(f"{path}.evaluation.shots must hold numbers that are not negative, but is {shots}.")
+
+
+def _check_names(config: RunConfig, path: str) -> None:
+    """Raises ValueError for a name that refers to nothing."""
+    references = [(f"{path}.order", name, config.stages) for name in config.order]
+    references += [(f"{path}.tokenizer.datasets", name, config.datasets) for name in config.tokenizer.datasets]
+    for field in ("image_dataset", "clip_dataset"):
+        references.append((f"{path}.evaluation.{field}", getattr(config.evaluation, field), config.datasets))
+    for key, stage in config.stages.items():
+        references.append((f"{path}.stages.{key}.objective", stage.objective, ("language", "contrastive", "flamingo")))
+        references += [(f"{path}.stages.{key}.mixture", name, config.datasets) for name in stage.mixture]
+        earlier = config.order[: config.order.index(key)] if key in config.order else config.stages
+        references += [(f"{path}.stages.{key}.parts.{part}", name, earlier) for part, name in stage.parts.items()]
+        if stage.objective == "flamingo" and stage.parts.keys() != {"language", "vision"}:
+            raise ValueError(f"{path}.stages.{key}.parts must name the stages of 'language' and 'vision'.")
+    for place, name, known in references:
+        if name not in known:
+            raise ValueError(f"{place} names {name!r}, which is not there; {suggest(name, known)}.")
+
+
+def check_path(path: str, config: Mapping[str, Any] | None = None) -> None:
+    """Raises ValueError when ``path`` (``config.mesh.data``) leads to no value that a config can have.
+
+    Stages and datasets have names of their own: those of ``config``, where it is given.
+    """
+    kind, seen = RunConfig, "config"
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    for part in path.split(".")[1:]:
+        kind = _pick(kind, config, seen)
+        if dataclasses.is_dataclass(kind):
+            known = typing.get_type_hints(kind)
+            if part not in known:
+                raise ValueError(f"{seen}.{part} is unknown; {suggest(part, known)}.")
+            kind = known[part]
+        elif typing.get_origin(kind) is Mapping:
+            if config is not None and part not in config:
+                raise ValueError(f"{seen}.{part} is unknown; {suggest(part, config)}.")
+            kind = typing.get_args(kind)[1]
+        else:
+            raise ValueError(f"{seen} is a single value and has no {part!r}.")
+        seen += f".{part}"
+        config = config.get(part) if isinstance(config, Mapping) else None
+
+
+def to_json(config: Any) -> str:
+    """The configuration as stable, readable JSON: what a run writes into its folder and compares on the next start."""
+    return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True)
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None and type(None) in args else _convert(value, _pick(kind, value, path), path)
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(value, kind, path)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        _require(isinstance(value, Mapping), value, "a dictionary", path)
+        return {key: _convert(item, args[1], f"{path}.{key}") for key, item in value.items()}
+    if origin is tuple:
+        _require(isinstance(value, (tuple, list)), value, "a tuple", path)
+        kinds = [args[0]] * len(value) if args[1:] == (...,) else list(args)
+        _require(len(kinds) == len(value), value, f"a tuple of {len(kinds)}", path)
+        return tuple(_convert(item, k, f"{path}[{i}]") for i, (item, k) in enumerate(zip(value, kinds, strict=True)))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), value, kind.__name__, path)
+    return value
+
+
+def _convert_dataclass(value: Any, cls: type, path: str):
+    _require(isinstance(value, Mapping), value, "a dictionary", path)
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in value:
+        if key not in fields:
+            raise ValueError(f"{path}.{key} is unknown; {suggest(key, fields)}.")
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is field.default_factory is dataclasses.MISSING and name not in value
+    ]
+    if required:
+        raise ValueError(f"{path} lacks {', '.join(required)}; add {'it' if len(required) == 1 else 'them'}.")
+    values = {key: _convert(item, hints[key], f"{path}.{key}") for key, item in value.items()}
+    for key, item in values.items():
+        if isinstance(item, (int, float)) and item < _AT_LEAST.get(key, item):
+            raise ValueError(f"{path}.{key} must be at least {_AT_LEAST[key]}, but is {item}.")
+    try:
+        return cls(**values)
+    except ValueError as error:  # the dataclass checks what its values have to do with each other
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _pick(kind: Any, value: Any, path: str) -> Any:
+    """The member of ``X | None`` or ``X | Y`` that ``value`` means: dataclasses say which they are by ``kind``."""
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return kind
+    members = [member for member in typing.get_args(kind) if member is not type(None)]
+    if isinstance(value, Mapping) and "kind" in value:
+        kinds = {member.kind: member for member in members if hasattr(member, "kind")}
+        if kinds and value["kind"] not in kinds:
+            raise ValueError(f"{path}.kind={value['kind']!r} is unknown; {suggest(value['kind'], kinds)}.")
+        return kinds.get(value["kind"], members[0])
+    return members[0]
+
+
+def _require(condition: bool, value: Any, what: str, path: str) -> None:
+    if not condition:
+        raise ValueError(f"{path} must be {what}, but is {value!r} ({type(value).__name__}).")

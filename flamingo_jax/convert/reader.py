@@ -1,0 +1,74 @@
+"""Public checkpoints on disk, read lazily: names, shapes and types from headers, one tensor at a time from the files."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
+import numpy as np
+from safetensors import safe_open
+
+
+class Checkpoint:
+    """The tensors of a folder in Hugging Face layout, or of one file.
+
+    shapes: {name: shape}. get(name) reads one tensor as numpy. Raises ValueError when there are no weights, or an index
+    names a file that is missing.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._get: dict[str, Callable[[], np.ndarray]] = {}
+        for file in self._files():
+            _OPENERS[file.suffix](file, self.shapes, self._get)
+
+    def get(self, name: str) -> np.ndarray:
+        return self._get[name]()
+
+    def _files(self) -> list[pathlib.Path]:
+        if self.path.is_file():
+            return [self.path]
+        for name in ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors"):
+            index = self.path / f"{name}.index.json"
+            if index.exists():
+                files = sorted({self.path / file for file in json.loads(index.read_text())["weight_map"].values()})
+                if missing := [file.name for file in files if not file.exists()]:
+                    raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
+                return files
+            if (self.path / name).exists():
+                return [self.path / name]
+        raise ValueError(
+            f"{self.path} has no weights: neither model.safetensors nor pytorch_model.bin, in one file or with an index."
+        )
+
+
+def _open_safetensors(file: pathlib.Path, shapes: dict, get: dict) -> None:
+    handle = safe_open(file, framework="np")
+    for name in handle.keys():  # noqa: SIM118  (the handle is no mapping)
+        shapes[name] = tuple(handle.get_slice(name).get_shape())
+        get[name] = lambda name=name: handle.get_tensor(name)
+
+
+def _open_torch(file: pathlib.Path, shapes: dict, get: dict) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(f"{file} is a PyTorch file; install torch to read it, or use the .safetensors file.") from None
+    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    for key in ("model_state_dict", "state_dict"):
+        tensors = tensors.get(key, tensors)
+
+    def read(tensor):
+        if tensor.dtype == torch.bfloat16:  # numpy has no such type of its own
+            return tensor.view(torch.uint16).numpy().view("bfloat16")
+        return tensor.numpy()
+
+    for name, tensor in tensors.items():
+        shapes[name] = tuple(tensor.shape)
+        get[name] = lambda tensor=tensor: read(tensor)
+
+
+_OPENERS = {".safetensors": _open_safetensors, ".bin": _open_torch, ".pt": _open_torch}

@@ -1,0 +1,160 @@
+"""Rules as data: which public tensor becomes which of our weights, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from flamingo_jax.convert.reader import Checkpoint
+
+# Tensors that are no weights: buffers that older libraries stored, and what follows from a config.
+BUFFERS = (
+    r"(^|\.)(rotary_emb\.)?inv_freq$",
+    r"\.attention\.(bias|masked_bias)$",
+    r"\.attn\.(bias|masked_bias)$",
+    r"(^|\.)position_ids$",
+    r"(^|\.)num_batches_tracked$",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """source: a public name; {i} counts layers, {h} heads. target: our path, where layers are stacked in front.
+
+    op: copy | transpose (out, in -> in, out) | conv (OIHW -> HWIO) | patch (OIHW -> (H W I), O) | interleaved (the
+    part-th of 3 in every head, GPT-NeoX). cut: (axis, start, stop) of the source, for what is stored together.
+    """
+
+    source: str
+    target: str
+    op: str = "copy"
+    cut: tuple[int, int, int] | None = None
+    part: int = 0
+
+
+def _interleaved(w: np.ndarray, shape: tuple[int, ...], part: int) -> np.ndarray:
+    heads, size = shape[-2:]
+    w = w.reshape(heads, 3, size, *w.shape[1:])[:, part]
+    return (np.moveaxis(w, -1, 0) if w.ndim == 3 else w).reshape(shape)
+
+
+# op -> (tensor, our shape of one layer, part) -> array
+OPS = {
+    "copy": lambda w, shape, part: w.reshape(shape),
+    "transpose": lambda w, shape, part: w.T.reshape(shape),
+    "conv": lambda w, shape, part: w.transpose(2, 3, 1, 0).reshape(shape),
+    "patch": lambda w, shape, part: w.transpose(2, 3, 1, 0).reshape(shape),
+    "interleaved": _interleaved,
+}
+
+
+def linear(source: str, target: str, op: str = "transpose") -> list[Rule]:
+    """A torch ``Linear``: weight -> kernel, bias -> bias."""
+    return [Rule(f"{source}.weight", f"{target}/kernel", op), Rule(f"{source}.bias", f"{target}/bias")]
+
+
+def norm(source: str, target: str) -> list[Rule]:
+    """A torch norm: weight -> scale, bias -> offset."""
+    return [Rule(f"{source}.weight", f"{target}/scale"), Rule(f"{source}.bias", f"{target}/offset")]
+
+
+def fused(
+    source: str, targets: Mapping[str, int], op: str = "transpose", axis: int = 0, weight="weight", bias="bias", dot="."
+) -> list[Rule]:
+    """Several projections stored as one, one after another along ``axis``: {target: size}."""
+    rules, start = [], 0
+    for target, size in targets.items():
+        stop = start + size
+        rules.append(Rule(f"{source}{dot}{weight}", f"{target}/kernel", op, (axis, start, stop)))
+        rules.append(Rule(f"{source}{dot}{bias}", f"{target}/bias", "copy", (0, start, stop)))
+        start = stop
+    return rules
+
+
+def prefixed(rules: Iterable[Rule], source: str = "", target: str = "") -> list[Rule]:
+    """The rules with something before their names."""
+    return [dataclasses.replace(rule, source=source + rule.source, target=target + rule.target) for rule in rules]
+
+
+def convert(
+    checkpoint: Checkpoint,
+    rules: Iterable[Rule],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    strip: str = "",
+    ignore: Iterable[str] = (),
+    dtype: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Reads every weight of ours from ``checkpoint``.
+
+    Args:
+        rules: may name targets that this model does not have; those are left out.
+        shapes: {path: shape} of all our weights.
+        strip: regular expression of what stands before the names and is taken away.
+        ignore: regular expressions of names (without what is stripped) that are no weights of ours.
+        dtype: the type to store; None keeps the file's.
+
+    Returns:
+        {path: array}.
+
+    Raises:
+        ValueError: listing all weights that no tensor fills, all tensors that nobody uses, and all wrong shapes.
+    """
+    names = {re.sub(f"^({strip})", "", name) if strip else name: name for name in checkpoint.shapes}
+    rules = {rule.target: rule for rule in rules if rule.target in shapes}
+    errors = [f"no rule for our {path} {shape}" for path, shape in shapes.items() if path not in rules]
+    plan, used = {}, set()
+    for path, rule in rules.items():
+        shape, sources = shapes[path], [rule.source]
+        for counter in ("{i}", "{h}"):
+            if counter in rule.source:
+                sources = [s.replace(counter, str(i)) for s in sources for i in range(shape[0])]
+                shape = shape[1:]
+        used.update(sources)
+        for source in sources:
+            if source not in names:
+                errors.append(f"{source} is missing, for our {path}")
+                continue
+            size = _size(checkpoint.shapes[names[source]], rule)
+            if size != int(np.prod(shape)):
+                stored = checkpoint.shapes[names[source]]
+                errors.append(f"{source} {stored} does not fit our {path} {shape} ({size} and {np.prod(shape)} numbers)")
+        plan[path] = (sources, shape, rule)
+    ignored = [re.compile(pattern) for pattern in (*BUFFERS, *ignore)]
+    errors += [
+        f"{name} {checkpoint.shapes[stored]} is used by nothing"
+        for name, stored in names.items()
+        if name not in used and not any(pattern.search(name) for pattern in ignored)
+    ]
+    if errors:
+        raise ValueError(f"{checkpoint.path} does not fit the model that its config describes:\n  " + "\n  ".join(errors))
+
+    def read(source, shape, rule):
+        tensor = checkpoint.get(names[source])
+        if rule.cut:
+            axis, start, stop = rule.cut
+            tensor = tensor[(slice(None),) * axis + (slice(start, stop),)]
+        tensor = OPS[rule.op](tensor, shape, rule.part)
+        return tensor.astype(dtype) if dtype else tensor
+
+    out = {}
+    for path, (sources, shape, rule) in plan.items():
+        parts = [read(source, shape, rule) for source in sources]
+        out[path] = np.stack(parts).reshape(shapes[path]) if sources != [rule.source] else np.ascontiguousarray(parts[0])
+    return out
+
+
+def _size(stored: tuple[int, ...], rule: Rule) -> int:
+    """How many numbers of a stored tensor the rule takes; -1 when it does not hold them."""
+    size = int(np.prod(stored))
+    if rule.op == "interleaved":
+        return size // 3 if size % 3 == 0 else -1
+    if not rule.cut:
+        return size
+    axis, start, stop = rule.cut
+    if axis >= len(stored) or stop > stored[axis]:
+        return -1
+    return size // stored[axis] * (stop - start)

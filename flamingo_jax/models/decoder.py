@@ -1,0 +1,166 @@
+"""The causal decoder, bare or with gated cross-attention between its blocks (paper 2.2)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flamingo_jax.config import PARTS, GatedConfig, LanguageConfig
+from flamingo_jax.models.axes import named
+from flamingo_jax.models.embedding import Embedding
+from flamingo_jax.models.freeze import freeze
+from flamingo_jax.models.gated import GatedCrossAttention, media_visibility
+from flamingo_jax.models.language import STACKED, Stack, make_norm
+from flamingo_jax.models.layers import Einsum, Norm
+from flamingo_jax.models.positions import place
+from flamingo_jax.models.remat import rematerialise
+
+
+class Group(nn.Module):
+    """One gated cross-attention and the language blocks after it, one per entry of ``kinds``. Returns (x, None)."""
+
+    config: LanguageConfig
+    gated: GatedConfig
+    dtype: jnp.dtype
+    remat: str
+    frozen: bool
+
+    @nn.compact
+    def __call__(self, x, kinds, latents, seen, where):
+        x = GatedCrossAttention(self.gated, self.dtype, name="gated")(x, latents, seen)
+        stack = freeze(Stack) if self.frozen else Stack
+        return stack(self.config, self.dtype, self.remat, name="language")(x, kinds, where), None
+
+
+class Decoder(nn.Module):
+    """Tokens -> logits.
+
+    gated: None for the bare language model; then every weight is in ``params``. Else the parts named by ``frozen``
+    (of "language" and "embeddings") are in ``frozen``, and the bridge in ``params``.
+    new_tokens: consecutive ids that have trainable rows of their own beside the table, in and out (``<EOC>``).
+    """
+
+    config: LanguageConfig
+    dtype: jnp.dtype
+    remat: str = "none"
+    gated: GatedConfig | None = None
+    new_tokens: tuple[int, ...] = ()
+    frozen: tuple[str, ...] = PARTS
+
+    @nn.compact
+    def __call__(self, tokens, mask=None, latents=None, media_index=None) -> jax.Array:
+        """tokens int [B, L], mask bool [B, L] (False: padding), latents [B, N, R, D'], media_index as ``Flamingo``'s.
+
+        Returns float32 logits [B, L, V]; the last hidden states are sown as ``intermediates/hidden``. Positions count
+        unmasked tokens, so padding on either side changes nothing. When a ``cache`` collection is passed (mutable), the
+        tokens continue what it holds. ValueError for more tokens than the model has positions.
+        """
+        config = self.config
+        if mask is None:
+            mask = jnp.ones(tokens.shape, bool)
+        known, slot = self._known(mask)
+        if config.max_positions and known.shape[1] > config.max_positions:
+            raise ValueError(
+                f"{known.shape[1]} tokens are longer than the language model's context, {config.max_positions}."
+            )
+        positions, where = place(config, known, slot, tokens.shape[1])
+        embedding_class, norm_class = Embedding, Norm
+        if self.gated is not None and "embeddings" in self.frozen:
+            embedding_class = freeze(Embedding, methods=["encode", "project", "decode"])
+        if self.gated is not None and "language" in self.frozen:
+            norm_class = freeze(Norm)
+        embedding = embedding_class(config, self.dtype, name="embedding")
+        rows_in, rows_out = self._new_rows()
+        kinds = jnp.asarray(config.kinds(), jnp.int32)
+
+        x = embedding.encode(tokens, positions, rows_in)
+        if self.gated is None:
+            x = Stack(config, self.dtype, self.remat, name="language")(x, kinds, where)
+        else:
+            x = self._bridged(x, kinds, latents, media_index, where)
+        if config.final_norm:
+            norm = make_norm(config, self.dtype, None)
+            x = norm_class(norm.dtype, norm.centred, norm.epsilon, norm.bias, norm.unit_offset, name="norm")(x)
+        x = embedding.project(x)
+        self.sow("intermediates", "hidden", x)
+        return embedding.decode(x, rows_out)
+
+    def _new_rows(self):
+        """(first id, rows) of the new tokens for input and for output: the same where the table is tied."""
+        if not self.new_tokens:
+            return None, None
+        first, width = self.new_tokens[0], self.config.embedding_width
+        init = named(nn.initializers.normal(self.config.width**-0.5), None, "vector")
+
+        def rows(name):
+            return first, self.param(name, init, (len(self.new_tokens), width), jnp.float32)
+
+        rows_in = rows("new_rows")
+        return rows_in, rows_in if self.config.tied else rows("new_head_rows")
+
+    def _bridged(self, x, kinds, latents, media_index, where):
+        """Blocks below the first gated layer, whole groups, a shorter last one; or a graft on top of all blocks."""
+        gated, frozen = self.gated, "language" in self.frozen
+        seen = media_visibility(media_index, latents.shape[1], gated.visible)
+        if gated.media_width:
+            shape = (latents.shape[-1], gated.media_width)
+            project = Einsum(shape, ("features", "embed"), shape[0], self.dtype, name="media_projection")
+            latents = project("BNRC,CD->BNRD", latents)
+        below, groups, remainder = gated.groups(self.config.depth)
+        split = below + groups * gated.every
+        if below:
+            stack = freeze(Stack) if frozen else Stack
+            x = stack(self.config, self.dtype, self.remat, name="below")(x, kinds[:below], where)
+        group = rematerialise(Group, self.remat)
+        if groups:
+            x = self._scan(x, "groups", kinds[below:split].reshape(groups, gated.every), frozen, latents, seen, where)
+        if remainder:
+            arguments = (self.config, gated, self.dtype, self.remat, frozen)
+            x, _ = group(*arguments, name="remainder")(x, kinds[split:], latents, seen, where)
+        if gated.graft:
+            x = self._scan(x, "graft", kinds[-1:].repeat(gated.graft)[:, None], False, latents, seen, where)
+        return x
+
+    def _scan(self, x, name: str, kinds: jax.Array, frozen: bool, latents, seen, where):
+        """Groups, one per row of ``kinds``, as one scan."""
+        scan = nn.scan(
+            rematerialise(Group, self.remat),
+            variable_axes=STACKED,
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=kinds.shape[0],
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        groups = scan(self.config, self.gated, self.dtype, self.remat, frozen, name=name)
+        return groups(x, kinds, latents, seen, where)[0]
+
+    def _known(self, mask: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Keys [B, M] that are no padding and, with a cache, the column of the first query. Without one M = L."""
+        if not (self.has_variable("cache", "index") or self.is_initializing()):
+            return mask, None
+        index = self.variable("cache", "index", jnp.zeros, (), jnp.int32)
+        known = self.variable("cache", "known", jnp.zeros, mask.shape, bool)
+        slot, now = index.value, jax.lax.dynamic_update_slice(known.value, mask, (0, index.value))
+        if not self.is_initializing():
+            index.value, known.value = slot + mask.shape[1], now
+        return now, slot
+
+
+def group_layers(weights: dict, gated: GatedConfig) -> dict:
+    """A bare decoder's weights in the gated one's layout: blocks [depth, ..] become ``below`` [first, ..], ``groups``
+    [G, every, ..] and ``remainder``. Arrays may be of numpy or JAX."""
+    blocks = weights["language"]
+    depth = np.shape(jax.tree.leaves(blocks)[0])[0]
+    below, groups, remainder = gated.groups(depth)
+    split = below + groups * gated.every
+    out = {key: value for key, value in weights.items() if key != "language"}
+    if below:
+        out["below"] = jax.tree.map(lambda w: w[:below], blocks)
+    if groups:
+        shape = (groups, gated.every)
+        out["groups"] = {"language": jax.tree.map(lambda w: w[below:split].reshape(*shape, *w.shape[1:]), blocks)}
+    if remainder:
+        out["remainder"] = {"language": jax.tree.map(lambda w: w[split:], blocks)}
+    return out
