@@ -23,6 +23,7 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12",
         "pillow",
+        "safetensors",
         "selectolax>=1.0",
         "tensorboardX",
         "tokenizers",
@@ -30,6 +31,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
+        "torch": ["torch"],
         "test": ["chex", "pytest", "pytest-xdist", "ruff"],
     },
 )

@@ -136,7 +136,10 @@ def test_another_config_is_shown_as_a_difference(finished):
         ("--config.order=('langauge',)", "did you mean 'language'"),
         ("--config.evaluation.tasks=('captoin',)", "'captoin'"),
         ("--config.model.vision.activation=gleu", "did you mean 'gelu'"),
-        ("--config.datasets.vtp.example.frames=9", "9 frames, but config.model.resampler has temporal embeddings for 4"),
+        (
+            "--config.datasets.vtp.example.frames=9",
+            "9 frames, but config.model.resampler has temporal embeddings for 4",
+        ),
     ],
 )
 def test_typos_stop_at_once(tmp_path, argument, message):

@@ -70,9 +70,9 @@ def stablelm_rules(config: LanguageConfig) -> list[Rule]:
         Rule(f"self_attn.{name}_layernorm.norms.{{h}}.weight", f"attention/{ours}_norm/scale")
         for name, ours in (("q", "query"), ("k", "key"))
     ]
-    return [rule for rule in llama_rules(config) if "_norm/scale" not in rule.target or "attention/" not in rule.target] + [
-        *prefixed(per_head, "layers.{i}.", "language/blocks/")
-    ]
+    return [
+        rule for rule in llama_rules(config) if "_norm/scale" not in rule.target or "attention/" not in rule.target
+    ] + [*prefixed(per_head, "layers.{i}.", "language/blocks/")]
 
 
 def phi_rules(config: LanguageConfig) -> list[Rule]:

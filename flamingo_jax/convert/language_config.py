@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,7 +35,9 @@ def refuse(config: Mapping[str, Any], **usual) -> None:
             raise ValueError(f"{config['model_type']}: {key}={config[key]!r} is not implemented, only {value!r}.")
 
 
-def rope(config: Mapping[str, Any], part: str | None = None, theta: float = 10000.0, fraction: float = 1.0) -> RopeConfig:
+def rope(
+    config: Mapping[str, Any], part: str | None = None, theta: float = 10000.0, fraction: float = 1.0
+) -> RopeConfig:
     """Rotary options: ``rope_parameters`` (today; ``part``: of a kind of layer) or ``rope_theta``, ``rope_scaling``."""
     given = config.get("rope_parameters") or {}
     if part in given:
@@ -44,9 +47,12 @@ def rope(config: Mapping[str, Any], part: str | None = None, theta: float = 1000
     kind = given.get("rope_type", given.get("type", "default"))
     known = {"default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
     if kind not in known:
-        raise ValueError(f"{config['model_type']}: the rope scaling {kind!r} is not implemented; {suggest(kind, known)}.")
+        raise ValueError(
+            f"{config['model_type']}: the rope scaling {kind!r} is not implemented; {suggest(kind, known)}."
+        )
     factor = float(given.get("factor") or 1.0)
-    original = given.get("original_max_position_embeddings") or config.get("max_position_embeddings", 0)
+    key = "original_max_position_embeddings"
+    original = config.get(key) or given.get(key) or config.get("max_position_embeddings", 0)
     return RopeConfig(
         theta=float(given.get("rope_theta", config.get("rope_theta", theta))),
         fraction=given.get("partial_rotary_factor", config.get("partial_rotary_factor", fraction)),
@@ -64,7 +70,6 @@ def rope(config: Mapping[str, Any], part: str | None = None, theta: float = 1000
 
 def _magnitude(given: Mapping[str, Any], factor: float) -> float:
     """YaRN's factor on cos and sin, where a config gives it; 0 for the usual one."""
-    import math
 
     def scale(weight):
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
@@ -146,7 +151,9 @@ def layer_norm(config: Mapping[str, Any], **more) -> dict[str, Any]:
 def qwen(config: Mapping[str, Any], **more) -> dict[str, Any]:
     first = config.get("max_window_layers", 28)
     used = config.get("use_sliding_window", False)
-    return llama(config, **windowed(config if used else {**config, "sliding_window": None}, lambda i: i >= first), **more)
+    return llama(
+        config, **windowed(config if used else {**config, "sliding_window": None}, lambda i: i >= first), **more
+    )
 
 
 def gemma(config: Mapping[str, Any], **more) -> dict[str, Any]:

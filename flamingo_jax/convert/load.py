@@ -12,18 +12,26 @@ import flax.traverse_util as traverse
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import LanguageConfig
+from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
+from flamingo_jax.convert import flamingo as public
+from flamingo_jax.convert import vision
 from flamingo_jax.convert.language import ignored, language_rules
-from flamingo_jax.convert.language_config import language_config
+from flamingo_jax.convert.language_config import FAMILIES, language_config
 from flamingo_jax.convert.reader import Checkpoint
-from flamingo_jax.convert.rules import convert
-from flamingo_jax.models.decoder import Decoder
+from flamingo_jax.convert.rules import convert, without
+from flamingo_jax.convert.vision import vision_config, vision_rules
+from flamingo_jax.models import flamingo
+from flamingo_jax.models.decoder import Decoder, depth_of, group_bridge
+from flamingo_jax.models.gated import GatedCrossAttention
+from flamingo_jax.models.nfnet import NFNet
+from flamingo_jax.models.resampler import Resampler
+from flamingo_jax.models.vit import ViT
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """A folder's ``config.json``. Raises ValueError when it is missing or no JSON."""
-    file = path / "config.json"
-    if not file.exists():
+    file = next((path / name for name in ("config.json", "open_clip_config.json") if (path / name).exists()), None)
+    if file is None:
         raise ValueError(f"{path} has no config.json, which says what model it holds.")
     try:
         return json.loads(file.read_text())
@@ -38,12 +46,151 @@ def shapes_of(module: nn.Module, *inputs, **options) -> dict[str, tuple[int, ...
     return {path: leaf.shape for path, leaf in flat.items()}
 
 
-def load_language(path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None) -> tuple[LanguageConfig, dict]:
+def read(checkpoint: Checkpoint, rules, shapes, **options) -> dict:
+    """The tree of weights that ``convert`` reads."""
+    return traverse.unflatten_dict(convert(checkpoint, rules, shapes, **options), sep="/")
+
+
+def load_language(
+    path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None
+) -> tuple[LanguageConfig, dict]:
     """(config, weights of the bare decoder) of a public language model's folder."""
     ours = language_config(config)
     kind = config["model_type"]
     rules, strip = language_rules("gemma3_text" if kind == "gemma3" else kind, ours)
-    shapes = shapes_of(Decoder(ours, jnp.float32), jnp.zeros((1, 2), jnp.int32))
     ignore = (*ignored(ours), r"^(vision_tower|multi_modal_projector|model\.vision_tower)\.")
-    flat = convert(Checkpoint(path), rules, shapes, strip=strip, ignore=ignore, dtype=dtype)
-    return ours, traverse.unflatten_dict(flat, sep="/")
+    weights = read(Checkpoint(path), rules, decoder_shapes(ours), rename=without(strip), ignore=ignore, dtype=dtype)
+    return ours, weights
+
+
+def decoder_shapes(config: LanguageConfig) -> dict[str, tuple[int, ...]]:
+    return shapes_of(Decoder(config, jnp.float32), jnp.zeros((1, 2), jnp.int32))
+
+
+def load_vision(
+    path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None
+) -> tuple[ViTConfig | NFNetConfig, dict]:
+    """(config, weights) of a public vision encoder's folder."""
+    ours, named = vision_config(config), vision.spelling(config)
+    options = {"rename": without(vision.PREFIXES[named]), "ignore": vision.IGNORED[named], "dtype": dtype}
+    return ours, read(Checkpoint(path), vision_rules(ours, named), encoder_shapes(ours, pool=True), **options)
+
+
+def encoder_shapes(config: ViTConfig | NFNetConfig, pool: bool = False) -> dict[str, tuple[int, ...]]:
+    size = 64 if isinstance(config, NFNetConfig) else config.patch_size * 2
+    images = jnp.zeros((1, size, size, 3), jnp.float32)
+    if isinstance(config, NFNetConfig):
+        return shapes_of(NFNet(config, jnp.float32), images)
+    return shapes_of(ViT(config, jnp.float32), images, pool=pool)
+
+
+def bridge_shapes(config: ModelConfig, new_tokens: int) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of all weights of a whole model, with the layers of each part stacked in order."""
+    language, (latents, width) = config.language, config.media_shape
+    parts = {
+        "language": decoder_shapes(language),
+        "vision": encoder_shapes(config.vision),
+        "gated": shapes_of(
+            GatedCrossAttention(config.gated, jnp.float32),
+            jnp.zeros((1, 1, language.width)),
+            jnp.zeros((1, 1, latents, width)),
+            jnp.zeros((1, 1, 1), bool),
+        ),
+    }
+    if config.resampler:
+        features = jnp.zeros((1, 1, 1, config.vision.feature_width))
+        parts["resampler"] = shapes_of(Resampler(config.resampler, jnp.float32), features)
+    _, groups, remainder = config.gated.groups(language.depth)
+    count = groups + (remainder > 0)
+    parts["gated"] = {path: (count, *shape) for path, shape in parts["gated"].items()}
+    shapes = {f"{part}/{path}": shape for part, paths in parts.items() for path, shape in paths.items()}
+    shapes["new_rows"] = (new_tokens, language.embedding_width)
+    if not language.tied:
+        shapes["new_head_rows"] = shapes["new_rows"]
+    return shapes
+
+
+def assemble(parts: Mapping[str, Any], gated: GatedConfig) -> dict[str, dict]:
+    """{"params", "frozen"} of ``Flamingo`` from the parts of a whole model (``bridge_shapes``)."""
+    rows = {name: parts[name] for name in ("new_rows", "new_head_rows") if name in parts}
+    trained = {"decoder": {**group_bridge(parts["gated"], gated, depth_of(parts["language"])), **rows}}
+    if "resampler" in parts:
+        trained["resampler"] = parts["resampler"]
+    return {"params": trained, "frozen": flamingo.assemble(parts["language"], parts["vision"], gated)}
+
+
+def load_idefics(path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None):
+    """(config, ids of the new tokens, {"params", "frozen"}) of an IDEFICS folder."""
+    ours, checkpoint = public.idefics_config(config), Checkpoint(path)
+    added = checkpoint.shapes.get("model.embed_tokens.additional_embedding.weight", (0,))[0]
+    rules, strip = language_rules("llama", ours.language)
+    parts = read(
+        checkpoint,
+        public.idefics_rules(rules, ours),
+        bridge_shapes(ours, added),
+        rename=without(strip),
+        ignore=(*ignored(ours.language), *public.IDEFICS_IGNORED),
+        dtype=dtype,
+    )
+    first = ours.language.vocab_size
+    return ours, tuple(range(first, first + added)), assemble(parts, ours.gated)
+
+
+def is_language(config: Mapping[str, Any]) -> bool:
+    """Whether a public config is one of a language model. ValueError for a model type that is nothing we know."""
+    kind = config.get("model_type")
+    if kind in FAMILIES or kind == "gemma3":
+        return True
+    if kind is None or kind in vision.FAMILIES or kind in vision.TOWERS:
+        return False
+    known = (*FAMILIES, *vision.FAMILIES, *vision.TOWERS, "idefics")
+    raise ValueError(f"model_type={kind!r} is not implemented; {suggest(kind, known)}.")
+
+
+def load_open_flamingo_folder(path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None):
+    """(config, {"params", "frozen"}) of a folder with ``params.safetensors`` and a description of its parts."""
+    tower = config["vision"]
+    encoder = vision.open_clip(
+        {
+            "embed_dim": 1,  # the projection is not used
+            "quick_gelu": tower.get("act") == "quick_gelu",
+            "vision_cfg": {
+                "layers": tower["layers"],
+                "width": tower["width"],
+                "patch_size": tower["patch"],
+                "image_size": tower["image"],
+                "head_width": tower["width"] // tower["heads"],
+                "mlp_ratio": tower.get("mlp_ratio", 4),
+            },
+        }
+    )
+    tokens = (config["eoc_token_id"], config["media_token_id"])
+    every = config["cross_attn_every_n_layers"]
+    return load_open_flamingo(path / "params.safetensors", config["lm"], encoder, every, tokens, dtype)
+
+
+def load_open_flamingo(
+    file: pathlib.Path,
+    language: Mapping[str, Any],
+    vision: ViTConfig,
+    every: int,
+    new_tokens: tuple[int, ...],
+    dtype: str | None = None,
+):
+    """(config, {"params", "frozen"}) of a file with all weights under OpenFlamingo's names.
+
+    language: the language model's ``config.json``. vision: the CLIP tower. every: ``cross_attn_every_n_layers``.
+    new_tokens: ids of ``<|endofchunk|>`` and ``<image>``, in this order.
+    """
+    ours = public.open_flamingo_config(language_config(language), vision, every)
+    rules, rename = public.open_flamingo_rules(*language_rules(language["model_type"], ours.language), ours, new_tokens)
+    ignore = tuple(pattern.replace("^", r"^lang_encoder\.") for pattern in ignored(ours.language))
+    parts = read(
+        Checkpoint(file),
+        rules,
+        bridge_shapes(ours, len(new_tokens)),
+        rename=rename,
+        ignore=(*ignore, *public.OPEN_FLAMINGO_IGNORED),
+        dtype=dtype,
+    )
+    return ours, assemble(parts, ours.gated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -22,7 +22,8 @@ BUFFERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """source: a public name; {i} counts layers, {h} heads. target: our path, where layers are stacked in front.
+    """source: a public name; {i} counts layers (first, first + step, ..), {h} heads. target: our path, where layers are
+    stacked in front.
 
     op: copy | transpose (out, in -> in, out) | conv (OIHW -> HWIO) | patch (OIHW -> (H W I), O) | interleaved (the
     part-th of 3 in every head, GPT-NeoX). cut: (axis, start, stop) of the source, for what is stored together.
@@ -33,6 +34,8 @@ class Rule:
     op: str = "copy"
     cut: tuple[int, int, int] | None = None
     part: int = 0
+    first: int = 0
+    step: int = 1
 
 
 def _interleaved(w: np.ndarray, shape: tuple[int, ...], part: int) -> np.ndarray:
@@ -74,9 +77,16 @@ def fused(
     return rules
 
 
-def prefixed(rules: Iterable[Rule], source: str = "", target: str = "") -> list[Rule]:
-    """The rules with something before their names."""
-    return [dataclasses.replace(rule, source=source + rule.source, target=target + rule.target) for rule in rules]
+def without(prefix: str) -> Callable[[str], str]:
+    """A renaming that takes away what stands before the names, a regular expression."""
+    return lambda name: re.sub(f"^({prefix})", "", name)
+
+
+def prefixed(rules: Iterable[Rule], source: str = "", target: str = "", **more) -> list[Rule]:
+    """The rules with something before their names, and other fields (``first``, ``step``)."""
+    return [
+        dataclasses.replace(rule, source=source + rule.source, target=target + rule.target, **more) for rule in rules
+    ]
 
 
 def convert(
@@ -84,7 +94,7 @@ def convert(
     rules: Iterable[Rule],
     shapes: Mapping[str, tuple[int, ...]],
     *,
-    strip: str = "",
+    rename: Callable[[str], str | None] = str,
     ignore: Iterable[str] = (),
     dtype: str | None = None,
 ) -> dict[str, np.ndarray]:
@@ -93,8 +103,8 @@ def convert(
     Args:
         rules: may name targets that this model does not have; those are left out.
         shapes: {path: shape} of all our weights.
-        strip: regular expression of what stands before the names and is taken away.
-        ignore: regular expressions of names (without what is stripped) that are no weights of ours.
+        rename: from the file's names to those of the rules; None for a tensor that repeats another one.
+        ignore: regular expressions of names (renamed) that are no weights of ours.
         dtype: the type to store; None keeps the file's.
 
     Returns:
@@ -103,15 +113,17 @@ def convert(
     Raises:
         ValueError: listing all weights that no tensor fills, all tensors that nobody uses, and all wrong shapes.
     """
-    names = {re.sub(f"^({strip})", "", name) if strip else name: name for name in checkpoint.shapes}
+    names = {rename(name): name for name in checkpoint.shapes}
+    names.pop(None, None)
     rules = {rule.target: rule for rule in rules if rule.target in shapes}
     errors = [f"no rule for our {path} {shape}" for path, shape in shapes.items() if path not in rules]
     plan, used = {}, set()
     for path, rule in rules.items():
         shape, sources = shapes[path], [rule.source]
-        for counter in ("{i}", "{h}"):
+        for counter, first, step in (("{i}", rule.first, rule.step), ("{h}", 0, 1)):
             if counter in rule.source:
-                sources = [s.replace(counter, str(i)) for s in sources for i in range(shape[0])]
+                numbers = range(first, first + step * shape[0], step)
+                sources = [s.replace(counter, str(number)) for s in sources for number in numbers]
                 shape = shape[1:]
         used.update(sources)
         for source in sources:
@@ -121,7 +133,9 @@ def convert(
             size = _size(checkpoint.shapes[names[source]], rule)
             if size != int(np.prod(shape)):
                 stored = checkpoint.shapes[names[source]]
-                errors.append(f"{source} {stored} does not fit our {path} {shape} ({size} and {np.prod(shape)} numbers)")
+                errors.append(
+                    f"{source} {stored} does not fit our {path} {shape} ({size} and {np.prod(shape)} numbers)"
+                )
         plan[path] = (sources, shape, rule)
     ignored = [re.compile(pattern) for pattern in (*BUFFERS, *ignore)]
     errors += [
@@ -130,7 +144,9 @@ def convert(
         if name not in used and not any(pattern.search(name) for pattern in ignored)
     ]
     if errors:
-        raise ValueError(f"{checkpoint.path} does not fit the model that its config describes:\n  " + "\n  ".join(errors))
+        raise ValueError(
+            f"{checkpoint.path} does not fit the model that its config describes:\n  " + "\n  ".join(errors)
+        )
 
     def read(source, shape, rule):
         tensor = checkpoint.get(names[source])
@@ -143,7 +159,9 @@ def convert(
     out = {}
     for path, (sources, shape, rule) in plan.items():
         parts = [read(source, shape, rule) for source in sources]
-        out[path] = np.stack(parts).reshape(shapes[path]) if sources != [rule.source] else np.ascontiguousarray(parts[0])
+        out[path] = (
+            np.stack(parts).reshape(shapes[path]) if sources != [rule.source] else np.asarray(parts[0], order="C")
+        )
     return out
 
 

@@ -25,7 +25,7 @@ def prefill(model, variables, tokens, latents, media_index, mask, *, room: int):
     """Reads the prompts.
 
     Args:
-        model: a ``Flamingo`` module. variables: its collections.
+        model: a ``Flamingo`` module, or a bare ``Decoder`` (latents and media_index are None). variables: its collections.
         tokens: int [B, L], left-padded. latents: [B, N, R, D]. media_index: int [B, L].
         mask: bool [B, L], False where padded.
         room: for how many further tokens the cache shall have room.
@@ -46,37 +46,44 @@ def extend(model, variables, cache, tokens, medium, mask=None):
     Returns (float32 logits [B, L, V], cache). Call it inside ``jax.jit``.
     """
     latents, index = medium
-    index = jnp.broadcast_to(index[:, None], tokens.shape)
+    if index is not None:
+        index = jnp.broadcast_to(index[:, None], (*tokens.shape, *index.shape[1:]))
     logits, updated = model.apply(
         {**variables, "cache": cache}, tokens, latents, index, mask=mask, method="decode", mutable=["cache"]
     )
     return logits, updated["cache"]
 
 
-def last_medium(latents: jax.Array, media_index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The latents [B, 1, R, D] that the last prompt token sees, and with it all that follow; and index int [B]: 1, or
-    0 for a prompt without media.
+def last_medium(model, latents: jax.Array | None, media_index: jax.Array | None):
+    """What the tokens after the prompt see: (latents [B, N, R, D], index). They see what the last prompt token sees.
 
-    With the paper's mask (2.3) the media before it are of no more use once the prompt is read.
+    With the paper's mask (2.3) that is one medium, and those before it are of no more use once the prompt is read:
+    N = 1 and index int [B] is 1, or 0 for a prompt without media. Where tokens may see several media all are kept, with
+    the last token's index. (None, None) for a bare language model.
     """
+    if latents is None:
+        return None, None
     last = jnp.asarray(media_index)[:, -1]
+    if last.ndim > 1 or model.config.gated.visible != "own":
+        return jnp.asarray(latents), last
     place = jnp.maximum(last - 1, 0)[:, None, None, None]
     return jnp.take_along_axis(jnp.asarray(latents), place, axis=1), jnp.minimum(last, 1)
 
 
-def greedy(model, variables, tokens, latents, media_index, mask, *, steps: int, eoc: int) -> jax.Array:
+def greedy(model, variables, tokens, latents, media_index, mask, *, steps: int, eoc: int, room: int = 0) -> jax.Array:
     """The most probable token, again and again, until ``eoc``.
 
     Args:
         model, variables, tokens, latents, media_index, mask: as in ``prefill``.
         steps: new tokens at most.
         eoc: id of ``<EOC>``.
+        room: new tokens that the cache has room for; 0 for a bucket of them, so that compilations are few.
 
     Returns:
         int32 [B, steps]; from the first ``eoc`` on every entry is ``eoc``.
     """
-    logits, cache = prefill(model, variables, tokens, latents, media_index, mask, room=bucket(steps))
-    return _continue(model, variables, cache, logits, last_medium(latents, media_index), steps=steps, eoc=eoc)
+    logits, cache = prefill(model, variables, tokens, latents, media_index, mask, room=room or bucket(steps))
+    return _continue(model, variables, cache, logits, last_medium(model, latents, media_index), steps=steps, eoc=eoc)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))

@@ -26,7 +26,7 @@ def score(model, variables, tokens, latents, media_index, mask, candidates, cand
         float32 [B, C].
     """
     logits, cache = prefill(model, variables, tokens, latents, media_index, mask, room=bucket(candidates.shape[2]))
-    medium = last_medium(latents, media_index)
+    medium = last_medium(model, latents, media_index)
     return _rank(model, variables, cache, logits, medium, jnp.asarray(candidates), jnp.asarray(candidate_mask))
 
 

@@ -87,6 +87,14 @@ class Decoder(nn.Module):
         self.sow("intermediates", "hidden", x)
         return embedding.decode(x, rows_out)
 
+    def decode(self, tokens, latents=None, media_index=None, mask=None) -> jax.Array:
+        """The same with ``Flamingo.decode``'s order of arguments, by which ``inference`` knows a model."""
+        return self(tokens, mask, latents, media_index)
+
+    def cache(self, batch: int, length: int) -> dict:
+        """The ``cache`` that ``decode`` of the bare model continues."""
+        return empty_cache(self, batch, length, None)
+
     def _new_rows(self):
         """(first id, rows) of the new tokens for input and for output: the same where the table is tied."""
         if not self.new_tokens:
@@ -148,12 +156,20 @@ class Decoder(nn.Module):
         return now, slot
 
 
+def empty_cache(model: nn.Module, batch: int, length: int, latents: jax.ShapeDtypeStruct | None) -> dict:
+    """Zeros for ``batch`` sequences of up to ``length`` tokens, as the module's ``decode`` continues them."""
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda *args: model.init(jax.random.key(0), *args, method="decode"), tokens, latents, tokens
+    )
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nn.meta.unbox(shapes["cache"]))
+
+
 def group_layers(weights: dict, gated: GatedConfig) -> dict:
     """A bare decoder's weights in the gated one's layout: blocks [depth, ..] become ``below`` [first, ..], ``groups``
     [G, every, ..] and ``remainder``. Arrays may be of numpy or JAX."""
     blocks = weights["language"]
-    depth = np.shape(jax.tree.leaves(blocks)[0])[0]
-    below, groups, remainder = gated.groups(depth)
+    below, groups, remainder = gated.groups(depth_of(weights))
     split = below + groups * gated.every
     out = {key: value for key, value in weights.items() if key != "language"}
     if below:
@@ -164,3 +180,19 @@ def group_layers(weights: dict, gated: GatedConfig) -> dict:
     if remainder:
         out["remainder"] = {"language": jax.tree.map(lambda w: w[split:], blocks)}
     return out
+
+
+def group_bridge(weights: dict, gated: GatedConfig, depth: int) -> dict:
+    """The gated layers' weights, stacked in order, in the decoder's layout: ``groups`` [G, ..] and ``remainder``."""
+    _, groups, remainder = gated.groups(depth)
+    out = {}
+    if groups:
+        out["groups"] = {"gated": jax.tree.map(lambda w: w[:groups], weights)}
+    if remainder:
+        out["remainder"] = {"gated": jax.tree.map(lambda w: w[groups], weights)}
+    return out
+
+
+def depth_of(weights: dict) -> int:
+    """How many blocks a bare decoder's weights have."""
+    return np.shape(jax.tree.leaves(weights["language"])[0])[0]

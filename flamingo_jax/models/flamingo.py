@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flamingo_jax.config import GatedConfig, ModelConfig, NFNetConfig, ViTConfig
-from flamingo_jax.models.decoder import Decoder, group_layers
+from flamingo_jax.models.decoder import Decoder, empty_cache, group_layers
 from flamingo_jax.models.freeze import freeze
 from flamingo_jax.models.nfnet import NFNet
 from flamingo_jax.models.resampler import Resampler
@@ -64,11 +64,7 @@ class Flamingo(nn.Module):
     def cache(self, batch: int, length: int) -> dict:
         """The ``cache`` that ``decode`` continues: zeros for ``batch`` sequences of up to ``length`` tokens."""
         latents = jax.ShapeDtypeStruct((batch, 1, *self.config.media_shape), jnp.dtype(self.config.dtype))
-        tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-        shapes = jax.eval_shape(
-            lambda *args: self.init(jax.random.key(0), *args, method="decode"), tokens, latents, tokens
-        )
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nn.meta.unbox(shapes["cache"]))
+        return empty_cache(self, batch, length, latents)
 
 
 def assemble(language: dict, vision: dict, gated: GatedConfig) -> dict:

@@ -29,6 +29,23 @@ def media_visibility(media_index: jax.Array, media: int, visible: str = "own") -
     return media_index[..., None] == number if visible == "own" else media_index[..., None] >= number
 
 
+def index_media(tokens: jax.Array, image: int, end: int | None = None) -> jax.Array:
+    """phi of every token, int [B, L]: how many ``<image>`` tokens have come, itself included; 0 for none (paper 2.3).
+
+    end: a token that closes a document: it and what follows see nothing until the next ``<image>`` (packed documents).
+
+        tokens  a <image> b <image> c <end> d <image> e
+        phi     0    1    1    2    2   0   0    3    3
+    """
+    is_image = tokens == image
+    index = jnp.cumsum(is_image, axis=1)
+    if end is None:
+        return index
+    places = jnp.arange(tokens.shape[1])
+    last = [jax.lax.cummax(jnp.where(hit, places, -1), axis=1) for hit in (is_image, tokens == end)]
+    return jnp.where(last[1] > last[0], 0, index)
+
+
 def media_mask(seen: jax.Array, latents: int) -> jax.Array:
     """Visibility of media [B, L, N] -> of their latents, [B, L, N * R]. With N = 2, R = 2:
 

@@ -56,8 +56,8 @@ def resize_table(table: jax.Array, shape: tuple[int, int], method: str) -> jax.A
 
 def resize_tables(table: jax.Array, shapes: jax.Array, count: int, method: str) -> jax.Array:
     """A position table [h, w, D] for images of different grids [B, 2], padded to ``count`` patches: [B, count, D]."""
-    index = jnp.arange(count)
     height, width = shapes[:, :1], shapes[:, 1:]
+    index = jnp.minimum(jnp.arange(count), height * width - 1)  # padding: any finite value
     rows = resize_weights(index // width, table.shape[0], height, method)
     columns = resize_weights(index % width, table.shape[1], width, method)
     return jnp.einsum("BPh,BPw,hwD->BPD", rows, columns, table.astype(jnp.float32))

@@ -1,0 +1,209 @@
+"""The Python API: ``flamingo_jax.load(DIR)`` gives a model that computes, whatever family it is of."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
+from flamingo_jax.convert import load as public
+from flamingo_jax.inference.decoding import greedy
+from flamingo_jax.models.decoder import Decoder
+from flamingo_jax.models.flamingo import ENCODERS, Flamingo
+from flamingo_jax.models.gated import index_media
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A module with its weights.
+
+    config: of the whole model, the language model or the vision encoder. variables: {"params"} and, of a whole model,
+    {"frozen"}.
+    image_token: id of ``<image>``; end_token: id that closes a document, where the family has such a rule.
+    """
+
+    config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig
+    module: nn.Module
+    variables: Mapping[str, Any]
+    image_token: int | None = None
+    end_token: int | None = None
+
+    def logits(self, tokens, mask=None, images=None, media_index=None) -> jax.Array:
+        """tokens int [B, L], mask [B, L] (0: padding) -> float32 logits [B, L, V].
+
+        images: [B, N, H, W, 3] or, of several frames, [B, N, T, H, W, 3], uint8 or already normalised floats; or a list
+        of such images per row. media_index int [B, L] says which of them each token sees (from 1; 0 for none), or bool
+        [B, L, N]; without it each sees that of the last ``<image>``. ValueError when images and ``<image>`` tokens do
+        not match, and for more tokens than the model has positions.
+        """
+        return self._forward(tokens, mask, images, media_index)[0]
+
+    def hidden(self, tokens, mask=None, images=None, media_index=None) -> jax.Array:
+        """The last hidden states, after the final norm: [B, L, D]. Arguments as of ``logits``."""
+        return self._forward(tokens, mask, images, media_index)[1]
+
+    def greedy(self, tokens, mask=None, images=None, media_index=None, *, steps: int, stop: int = -1) -> jax.Array:
+        """The most probable ``steps`` tokens after each prompt, int [B, steps], with a cache; prompts are left-padded.
+
+        From the first ``stop`` on every entry is ``stop``. Arguments as of ``logits``.
+        """
+        tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
+        latents = None if images is None else _encode(self.module, self.variables, images)
+        length = tokens.shape[1] + steps
+        language = self.config if isinstance(self.config, LanguageConfig) else self.config.language
+        if language.max_positions and length > language.max_positions:
+            raise ValueError(
+                f"A prompt of {tokens.shape[1]} tokens and {steps} new ones do not fit the language model's context of "
+                f"{language.max_positions}."
+            )
+        return greedy(
+            self.module, self.variables, tokens, latents, media_index, mask, steps=steps, eoc=stop, room=steps
+        )
+
+    def features(self, images, mask=None, shapes=None) -> jax.Array:
+        """Vision encoders: images [B, H, W, 3] -> tokens [B, P, D]. mask, shapes: NaFlex, see ``ViT``."""
+        features = self._see(images, mask, shapes)
+        features = features[0] if isinstance(features, tuple) else features
+        return features.reshape(features.shape[0], -1, features.shape[-1])
+
+    def pooled(self, images, mask=None, shapes=None) -> jax.Array:
+        """Vision encoders: one vector per image, [B, D]: the pooling head's, or the mean of the cells (NFNet)."""
+        features = self._see(images, mask, shapes)
+        return features[1] if isinstance(features, tuple) else features.mean((1, 2))
+
+    def _see(self, images, mask, shapes):
+        if not isinstance(self.config, (ViTConfig, NFNetConfig)):
+            raise ValueError("This model is no vision encoder; features and pooled need one.")
+        images = jnp.asarray(images)
+        if mask is None and (images.ndim != 4 or images.shape[-1] != 3):
+            raise ValueError(f"images must be [B, H, W, 3], but are {list(images.shape)}.")
+        if isinstance(self.config, NFNetConfig):
+            return _apply(self.module, self.variables, images)
+        return _apply(self.module, self.variables, images, mask, shapes, pool=True)
+
+    def _forward(self, tokens, mask, images, media_index):
+        tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
+        media = () if images is None else (images, media_index)
+        return _logits(self.module, self.variables, tokens, mask, *media)
+
+    def _inputs(self, tokens, mask, images, media_index):
+        """Inputs as arrays: tokens, mask bool [B, L], images [B, N, T, H, W, 3] and media_index, or None and None."""
+        if isinstance(self.config, (ViTConfig, NFNetConfig)):
+            raise ValueError("This model is a vision encoder and has no tokens; it has features and pooled.")
+        tokens = jnp.asarray(tokens, jnp.int32)
+        mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
+        if isinstance(self.config, LanguageConfig):
+            if images is not None:
+                raise ValueError("This model is a language model without a vision encoder; it takes no images.")
+            return tokens, mask, None, None
+        counts = None
+        if isinstance(images, Sequence):
+            counts = [len(row) for row in images]
+            images = _pad(images)
+        images = jnp.zeros((tokens.shape[0], 1, 1, *_size(self.config), 3)) if images is None else jnp.asarray(images)
+        images = images[:, :, None] if images.ndim == 5 else images
+        if images.ndim != 6 or images.shape[-1] != 3 or images.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                f"images must be [B, N, H, W, 3] or [B, N, T, H, W, 3] with B={tokens.shape[0]}, not {list(images.shape)}."
+            )
+        if media_index is None:
+            media_index = self._index(tokens, counts, images.shape[1])
+        return tokens, mask, images, jnp.asarray(media_index)
+
+    def _index(self, tokens, counts, media: int):
+        if self.image_token is None:
+            raise ValueError("This model has no <image> token; give media_index.")
+        seen = np.asarray((tokens == self.image_token).sum(1)).tolist()
+        if counts is None:  # an array: rows with fewer images than others are padded
+            wrong = max(seen) != media and not (max(seen) == 0 and media == 1)
+            counts = media
+        else:
+            wrong = seen != counts
+        if wrong:
+            raise ValueError(
+                f"The prompts have {seen} <image> tokens, but {counts} media were given; give one medium per <image>."
+            )
+        return index_media(tokens, self.image_token, self.end_token)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "pool"))
+def _apply(module, variables, *inputs, **options):
+    return module.apply(variables, *inputs, **options)
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _encode(module, variables, images):
+    return module.apply(variables, images, method="encode")
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _logits(module, variables, tokens, mask, images=None, media_index=None):
+    inputs = (tokens, mask) if images is None else (tokens, images, media_index, mask)
+    logits, state = module.apply(variables, *inputs, mutable=["intermediates"])
+    hidden = jax.tree.leaves(state["intermediates"])[0]
+    return logits, hidden
+
+
+def _size(config: ModelConfig) -> tuple[int, int]:
+    """A size of images that the encoder takes, for a prompt without any."""
+    vision = config.vision
+    return (32, 32) if isinstance(vision, NFNetConfig) else tuple(side * vision.patch_size for side in vision.grid)
+
+
+def _pad(rows: Sequence[Sequence[Any]]) -> np.ndarray | None:
+    """Lists of images per row -> [B, N, ..], short rows filled with zeros. None when there is no image at all."""
+    first = next((np.asarray(image) for row in rows for image in row), None)
+    if first is None:
+        return None
+    out = np.zeros((len(rows), max(map(len, rows)), *first.shape), first.dtype)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            if np.shape(image) != first.shape:
+                raise ValueError(f"Images of one batch must have one shape; got {first.shape} and {np.shape(image)}.")
+            out[i, j] = image
+    return out
+
+
+def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
+    """The model of a folder: a public language model, vision encoder, IDEFICS or OpenFlamingo.
+
+    Args:
+        source: a folder with ``config.json`` (or ``open_clip_config.json``) and weights, as public libraries write it.
+            OpenFlamingo's has ``params.safetensors``, all weights under its names, and a ``config.json`` with "lm",
+            "vision", "cross_attn_every_n_layers", "eoc_token_id" and "media_token_id".
+        dtype: of weights; None for the file's. Models of float32 weights compute in float32, others in bfloat16.
+
+    Raises:
+        ValueError: when there is nothing to load, the family or one of its options is not implemented, or config and
+            weights do not fit each other (all that is missing, left over or of a wrong shape is listed).
+    """
+    path = pathlib.Path(source)
+    config = public.read_config(path)
+    kind = config.get("model_type")
+    if "cross_attn_every_n_layers" in config:
+        tokens = (config["eoc_token_id"], config["media_token_id"])
+        ours, variables = public.load_open_flamingo_folder(path, config, dtype)
+        return Model(ours, Flamingo(ours, tokens), variables, image_token=tokens[1])
+    if kind == "idefics":
+        ours, new, variables = public.load_idefics(path, config, dtype)
+        # The tokenizer's order: the fake token around images, <image>, and in later models <end_of_utterance>.
+        image = new[1] if len(new) > 1 else None
+        return Model(ours, Flamingo(ours, new), variables, image, end_token=config.get("eos_token_id", 2))
+    if public.is_language(config):
+        ours, weights = public.load_language(path, config, dtype)
+        return Model(ours, Decoder(ours, _compute(weights)), {"params": weights})
+    ours, weights = public.load_vision(path, config, dtype)
+    return Model(ours, ENCODERS[type(ours)](ours, _compute(weights)), {"params": weights})
+
+
+def _compute(weights: dict) -> jnp.dtype:
+    """float32 when any weight is, else bfloat16."""
+    return jnp.dtype("float32" if any(leaf.dtype == np.float32 for leaf in jax.tree.leaves(weights)) else "bfloat16")

@@ -1,0 +1,338 @@
+"""Public vision encoders: ``config.json`` -> our options, and tables of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flamingo_jax.config import NFNetConfig, ViTConfig, suggest
+from flamingo_jax.convert.language_config import activation, refuse
+from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
+
+CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+IMAGENET_PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _grid(size: int | tuple[int, int], patch: int) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height // patch, width // patch
+
+
+def _vit(config: Mapping[str, Any], **more) -> dict[str, Any]:
+    """Options that all transformers spell alike."""
+    refuse(config, num_channels=3)
+    return {
+        "width": config["hidden_size"],
+        "depth": config["num_hidden_layers"],
+        "heads": config["num_attention_heads"],
+        "patch_size": config["patch_size"],
+        "epsilon": config.get("layer_norm_eps", 1e-6),
+    } | more
+
+
+def clip(config: Mapping[str, Any]) -> ViTConfig:
+    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32, **config}
+    grid = _grid(given.get("image_size", 224), given["patch_size"])
+    return ViTConfig(
+        **_vit(given, epsilon=given.get("layer_norm_eps", 1e-5)),
+        grid=grid,
+        mlp_width=given.get("intermediate_size", 3072),
+        activation=activation(given.get("hidden_act", "quick_gelu")),
+        class_token=True,
+        patch_bias=False,
+        position_class=True,
+        pre_norm=True,
+        final_norm=False,
+        pool="class",
+        pool_norm=True,
+        **CLIP_PIXELS,
+    )
+
+
+def siglip(config: Mapping[str, Any]) -> ViTConfig:
+    """SigLIP, SigLIP 2 of one size, and NaFlex, whose table is a square of ``num_patches``."""
+    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16, **config}
+    naflex = config["model_type"].startswith("siglip2")
+    side = int(given.get("num_patches", 256) ** 0.5)
+    return ViTConfig(
+        **_vit(given),
+        grid=(side, side) if naflex else _grid(given.get("image_size", 224), given["patch_size"]),
+        mlp_width=given.get("intermediate_size", 3072),
+        activation=activation(given.get("hidden_act", "gelu_pytorch_tanh")),
+        resize="bilinear_antialias" if naflex else "bicubic",
+        pool="map" if given.get("vision_use_head", True) else "none",
+    )
+
+
+def dinov2(config: Mapping[str, Any]) -> ViTConfig:
+    refuse(config, apply_layernorm=True)
+    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, **config}
+    hidden, bias = int(given["hidden_size"] * given.get("mlp_ratio", 4)), given.get("qkv_bias", True)
+    gated = given.get("use_swiglu_ffn", False)
+    registers = given.get("num_register_tokens", 4) if config["model_type"] == "dinov2_with_registers" else 0
+    return ViTConfig(
+        **_vit(given),
+        grid=_grid(given.get("image_size", 224), given["patch_size"]),
+        mlp_width=(int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden,
+        mlp="gated" if gated else "plain",
+        activation="silu" if gated else activation(given.get("hidden_act", "gelu")),
+        class_token=True,
+        registers=registers,
+        position_class=True,
+        query_bias=bias,
+        key_bias=bias,
+        value_bias=bias,
+        layer_scale=True,
+        resize="bicubic_antialias" if registers else "bicubic",
+        pool="class",
+        **IMAGENET_PIXELS,
+    )
+
+
+def dinov3(config: Mapping[str, Any]) -> ViTConfig:
+    given = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 16, **config}
+    return ViTConfig(
+        **_vit(given, epsilon=given.get("layer_norm_eps", 1e-5)),
+        grid=_grid(given.get("image_size", 224), given["patch_size"]),
+        mlp_width=given.get("intermediate_size", 1536),
+        mlp="gated" if given.get("use_gated_mlp", False) else "plain",
+        mlp_bias=given.get("mlp_bias", True),
+        activation=activation(given.get("hidden_act", "gelu")),
+        class_token=True,
+        registers=given.get("num_register_tokens", 0),
+        positions="rope",
+        rope_theta=given.get("rope_theta") or (given.get("rope_parameters") or {}).get("rope_theta", 100.0),
+        query_bias=given.get("query_bias", True),
+        key_bias=given.get("key_bias", False),
+        value_bias=given.get("value_bias", True),
+        out_bias=given.get("proj_bias", True),
+        layer_scale=True,
+        pool="class",
+        **IMAGENET_PIXELS,
+    )
+
+
+def open_clip(config: Mapping[str, Any]) -> ViTConfig:
+    """``open_clip_config.json``, or its ``model_cfg``."""
+    model = config.get("model_cfg", config)
+    tower = model["vision_cfg"]
+    if isinstance(tower["layers"], (list, tuple)) or "timm_model_name" in tower:
+        raise ValueError("open_clip: only the plain vision transformers are implemented, no ResNet and no timm tower.")
+    width, patch = tower["width"], tower["patch_size"]
+    pixels = config.get("preprocess_cfg") or {}
+    return ViTConfig(
+        width=width,
+        depth=tower["layers"],
+        heads=width // tower.get("head_width", 64),
+        patch_size=patch,
+        grid=_grid(tower.get("image_size", 224), patch),
+        mlp_width=int(width * tower.get("mlp_ratio", 4.0)),
+        activation="quick_gelu" if model.get("quick_gelu") else "gelu",
+        epsilon=1e-5,
+        class_token=True,
+        patch_bias=False,
+        position_class=True,
+        pre_norm=True,
+        resize="bicubic_antialias",
+        final_norm=False,
+        pool="class",
+        pool_norm=True,
+        projection=model["embed_dim"],
+        **{key: tuple(pixels.get(key) or CLIP_PIXELS[key]) for key in ("mean", "std")},
+    )
+
+
+def nfnet(config: Mapping[str, Any]) -> NFNetConfig:
+    """timm's ``dm_nfnet_f0`` .. ``f6`` by name, or by their sizes where the file gives them."""
+    name = config["architecture"].split(".")[0]
+    refuse({**config, "model_type": name}, attn_layer="se", skipinit=True, gamma_in_act=True, same_padding=True)
+    if "depths" in config:
+        stem, alpha = config["stem_chs"], config["alpha"]
+        sizes = {"widths": tuple(config["channels"]), "depths": tuple(config["depths"])}
+        expansion = int(config["num_features"])
+        more = {"group_size": config["group_size"], "variance_epsilon": config["std_conv_eps"]}
+    else:
+        known = {f"dm_nfnet_f{i}": i for i in range(7)}
+        if name not in known:
+            raise ValueError(f"The architecture {name!r} is not implemented; {suggest(name, known)}.")
+        scale = known[name] + 1
+        stem, alpha, expansion = 128, 0.2, 3072
+        sizes = {"widths": (256, 512, 1536, 1536), "depths": (scale, 2 * scale, 6 * scale, 3 * scale)}
+        more = {"variance_epsilon": 1e-5}
+    return NFNetConfig(
+        **sizes,
+        strides=(1, 2, 2, 2),
+        stem=(stem // 8, stem // 4, stem // 2, stem),
+        expansion=expansion,
+        alpha=alpha,
+        activation="gelu",
+        variance_floor=0.0,
+        **more,
+    )
+
+
+# model_type -> config.json -> options. Multimodal files have the encoder's under "vision_config".
+FAMILIES: dict[str, Callable[[Mapping[str, Any]], ViTConfig]] = {
+    "clip_vision_model": clip,
+    "dinov2": dinov2,
+    "dinov2_with_registers": dinov2,
+    "dinov3_vit": dinov3,
+    "siglip_vision_model": siglip,
+    "siglip2_vision_model": siglip,
+}
+TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
+
+
+def vision_config(config: Mapping[str, Any]) -> ViTConfig | NFNetConfig:
+    """The encoder that a public config describes. Raises ValueError naming what is not implemented."""
+    kind = config.get("model_type")
+    if kind in TOWERS:
+        return vision_config({**config["vision_config"], "model_type": TOWERS[kind]})
+    if kind in FAMILIES:
+        return FAMILIES[kind](config)
+    if "vision_cfg" in config.get("model_cfg", config):
+        return open_clip(config)
+    if "architecture" in config:
+        return nfnet(config)
+    known = (*FAMILIES, *TOWERS, "open_clip", "dm_nfnet_f0 .. f6")
+    raise ValueError(f"model_type={kind!r} is not implemented as a vision encoder; {suggest(kind, known)}.")
+
+
+def vision_rules(config: ViTConfig | NFNetConfig, spelling: str) -> list[Rule]:
+    """The table of names: transformers | dinov2 | dinov3 | open_clip | timm."""
+    return {
+        "transformers": transformers_rules,
+        "dinov2": dinov2_rules,
+        "dinov3": dinov3_rules,
+        "open_clip": open_clip_rules,
+        "timm": timm_rules,
+    }[spelling](config)
+
+
+def spelling(config: Mapping[str, Any]) -> str:
+    """How the file of a public config names its tensors."""
+    kind = config.get("model_type", "")
+    if kind.startswith("dinov"):
+        return kind[:6]
+    return "timm" if "architecture" in config else "transformers" if kind else "open_clip"
+
+
+# What stands before the names, per spelling, and what else a file may hold that belongs to other towers.
+PREFIXES = {
+    "transformers": r"vision_model\.",
+    "dinov2": r"dinov2(_with_registers)?\.",
+    "dinov3": r"(dinov3_vit|model)\.",
+    "open_clip": "",
+    "timm": "",
+}
+IGNORED = {
+    "transformers": (r"^text_model\.", r"^logit_(scale|bias)$", r"^(visual|text)_projection\."),
+    "dinov2": (r"mask_token$", r"^classifier\."),
+    "dinov3": (r"mask_token$",),
+    "open_clip": (r"^(?!visual\.)",),
+    "timm": (r"^head\.",),
+}
+
+
+def transformers_rules(config: ViTConfig) -> list[Rule]:
+    """CLIP and SigLIP as transformers names them."""
+    blocks = norm("layer_norm1", "attention_norm") + norm("layer_norm2", "mlp_norm")
+    for name, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
+        blocks += linear(f"self_attn.{name}", f"attention/{ours}")
+    blocks += linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
+    patch = "transpose" if config.resize == "bilinear_antialias" else "patch"  # NaFlex has a matrix, not a convolution
+    return [
+        Rule("embeddings.class_embedding", "class"),
+        Rule("embeddings.position_embedding.weight", "positions"),
+        *linear("embeddings.patch_embedding", "patch", patch),
+        *norm("pre_layrnorm", "pre_norm"),
+        *prefixed(blocks, "encoder.layers.{i}.", "layers/"),
+        *norm("post_layernorm", "norm"),
+        Rule("head.probe", "probe"),
+        *_in_proj("head.attention", "pool_attention", config.width),
+        *norm("head.layernorm", "pool_norm"),
+        *linear("head.mlp.fc1", "pool_mlp/up"),
+        *linear("head.mlp.fc2", "pool_mlp/down"),
+    ]
+
+
+def _in_proj(source: str, target: str, width: int) -> list[Rule]:
+    """torch's ``MultiheadAttention``."""
+    parts = {f"{target}/{name}": width for name in ("query", "key", "value")}
+    return fused(f"{source}.in_proj", parts, dot="_") + linear(f"{source}.out_proj", f"{target}/out")
+
+
+def dinov2_rules(config: ViTConfig) -> list[Rule]:
+    blocks = norm("norm1", "attention_norm") + norm("norm2", "mlp_norm")
+    for name in ("query", "key", "value"):
+        blocks += linear(f"attention.attention.{name}", f"attention/{name}")
+    blocks += linear("attention.output.dense", "attention/out")
+    blocks += [Rule("layer_scale1.lambda1", "attention_scale"), Rule("layer_scale2.lambda1", "mlp_scale")]
+    if config.mlp == "gated":
+        blocks += fused("mlp.weights_in", {"mlp/gate": config.mlp_width, "mlp/up": config.mlp_width})
+        blocks += linear("mlp.weights_out", "mlp/down")
+    else:
+        blocks += linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
+    return [
+        Rule("embeddings.cls_token", "class"),
+        Rule("embeddings.register_tokens", "registers"),
+        Rule("embeddings.position_embeddings", "positions"),
+        *linear("embeddings.patch_embeddings.projection", "patch", "patch"),
+        *prefixed(blocks, "encoder.layer.{i}.", "layers/"),
+        *norm("layernorm", "norm"),
+    ]
+
+
+def dinov3_rules(config: ViTConfig) -> list[Rule]:
+    blocks = norm("norm1", "attention_norm") + norm("norm2", "mlp_norm")
+    for name, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("o_proj", "out")):
+        blocks += linear(f"attention.{name}", f"attention/{ours}")
+    blocks += [Rule("layer_scale1.lambda1", "attention_scale"), Rule("layer_scale2.lambda1", "mlp_scale")]
+    for name in ("gate", "up", "down"):
+        blocks += linear(f"mlp.{name}_proj", f"mlp/{name}")
+    return [
+        Rule("embeddings.cls_token", "class"),
+        Rule("embeddings.register_tokens", "registers"),
+        *linear("embeddings.patch_embeddings", "patch", "patch"),
+        *prefixed(blocks, "layer.{i}.", "layers/"),
+        *norm("norm", "norm"),
+    ]
+
+
+def open_clip_rules(config: ViTConfig, prefix: str = "visual.") -> list[Rule]:
+    blocks = norm("ln_1", "attention_norm") + norm("ln_2", "mlp_norm") + _in_proj("attn", "attention", config.width)
+    blocks += linear("mlp.c_fc", "mlp/up") + linear("mlp.c_proj", "mlp/down")
+    rules = [
+        Rule("class_embedding", "class"),
+        Rule("positional_embedding", "positions"),
+        *linear("conv1", "patch", "patch"),
+        *norm("ln_pre", "pre_norm"),
+        *prefixed(blocks, "transformer.resblocks.{i}.", "layers/"),
+        *norm("ln_post", "norm"),
+        Rule("proj", "projection/kernel"),
+    ]
+    return prefixed(rules, prefix)
+
+
+def _conv(source: str, target: str) -> list[Rule]:
+    """A convolution with standardised weights and gains."""
+    return [
+        Rule(f"{source}.weight", f"{target}/kernel", "conv"),
+        Rule(f"{source}.gain", f"{target}/gain"),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    ]
+
+
+def timm_rules(config: NFNetConfig) -> list[Rule]:
+    block = [Rule("skipinit_gain", "skip_gain")]
+    for name, ours in (("downsample.conv", "shortcut"), ("conv1", "reduce"), ("conv2", "conv_a"), ("conv2b", "conv_b")):
+        block += _conv(name, ours)
+    block += _conv("conv3", "expand")
+    block += linear("attn_last.fc1", "gate/squeeze") + linear("attn_last.fc2", "gate/excite")
+    rules = _conv("final_conv", "expansion")
+    for i in range(len(config.stem)):
+        rules += _conv(f"stem.conv{i + 1}", f"stem_{i}")
+    for stage in range(len(config.depths)):
+        rules += prefixed(block, f"stages.{stage}.0.", f"stage_{stage}_first/")
+        rules += prefixed(block, f"stages.{stage}.{{i}}.", f"stage_{stage}_rest/", first=1)
+    return rules
