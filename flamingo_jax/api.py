@@ -112,7 +112,8 @@ class Model:
         images = images[:, :, None] if images.ndim == 5 else images
         if images.ndim != 6 or images.shape[-1] != 3 or images.shape[0] != tokens.shape[0]:
             raise ValueError(
-                f"images must be [B, N, H, W, 3] or [B, N, T, H, W, 3] with B={tokens.shape[0]}, not {list(images.shape)}."
+                f"images are {list(images.shape)}, but must be [B, N, H, W, 3] or [B, N, T, H, W, 3] with "
+                f"B={tokens.shape[0]}."
             )
         if media_index is None:
             media_index = self._index(tokens, counts, images.shape[1])

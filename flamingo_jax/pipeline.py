@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from flamingo_jax.config import RunConfig, StageConfig
+from flamingo_jax.convert import load as public
 from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo, assemble
+from flamingo_jax.models.vit import POOLING
 from flamingo_jax.training import checkpoint, loop, sharding
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
@@ -104,7 +106,10 @@ def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Token
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
     directory, stage = workdir / name, config.stages[name]
-    inputs = {part: checkpoint.result_weights(workdir, source) for part, source in stage.parts.items()}
+    inputs = {
+        part: source if "/" in source else checkpoint.result_weights(workdir, source)
+        for part, source in stage.parts.items()
+    }
     if checkpoint.claim(directory, inputs):
         say(f"{name}: the stages that it builds on were trained anew, so it starts anew")
     if result := checkpoint.read_result(directory):
@@ -147,9 +152,25 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
 
 
 def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
-    """The weights that a flamingo stage freezes, from the stages that ``stage.parts`` names."""
-    stored = {part: checkpoint.load_result_weights(workdir, source) for part, source in stage.parts.items()}
-    return assemble(stored["language"], stored["vision"]["vision"], config.model.gated)
+    """The weights that a flamingo stage starts from: of the stages or public checkpoints that ``stage.parts`` names."""
+    language, vision = (_part(part, stage.parts[part], config, workdir) for part in ("language", "vision"))
+    return assemble(language, vision, config.model.gated)
+
+
+def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
+    """The weights of the language model or the vision encoder. ValueError when a checkpoint holds another model."""
+    if "/" not in source:
+        stored = checkpoint.load_result_weights(workdir, source)
+        return stored["vision"] if part == "vision" else stored
+    folder = pathlib.Path(source)
+    reader = {"language": public.load_language, "vision": public.load_vision}[part]
+    found, weights = reader(folder, public.read_config(folder))
+    asked = getattr(config.model, part)
+    if found != asked:
+        there, here = dataclasses.asdict(found), dataclasses.asdict(asked)
+        differing = [f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+        raise ValueError(f"{folder} does not hold config.model.{part}: {'; '.join(differing)}.")
+    return {name: weight for name, weight in weights.items() if name not in POOLING}
 
 
 def _frozen(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> dict:

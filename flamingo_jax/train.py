@@ -19,31 +19,19 @@ import difflib
 import fcntl
 import os
 import pathlib
-import re
-import runpy
 import sys
 import warnings
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from flamingo_jax import config as configs
+from flamingo_jax.command import CONFIG, EXAMPLE, HINT, TRACEBACK, make_parser
 from flamingo_jax.config import RunConfig
 from flamingo_jax.data.file import write_whole
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "The run's configuration; override keys with --config.key=value.",
-    lock_config=False,
-    accept_new_attributes=True,  # a key that the file leaves at its default; ``check_path`` refuses what is unknown
-)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 _LOCK = ".lock"
-_EXAMPLE = "--config=configs/base.py, or --config=configs/base.py:quick for a first look"
-_HINT = "\n(--traceback shows where this arose)"
 
 
 def make_folder(workdir: pathlib.Path) -> None:
@@ -84,35 +72,6 @@ def lock(workdir: pathlib.Path):
         yield
 
 
-def _load(path: str, *variant: str) -> object:
-    """What a config file gives, to know its names: the flag library reads the file itself, together with overrides."""
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"There is no file {path!r} in {pathlib.Path.cwd()}, which --config asks for.")
-    names = runpy.run_path(path)
-    if "get_config" not in names:
-        raise ValueError(f"{path} defines no function get_config, which returns the configuration.")
-    return names["get_config"](*variant)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it ends the program with one sentence."""
-    try:
-        loaded = None
-        if given := re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv[1:])):
-            loaded = _load(*given[-1].split(":", 1))
-        for argument in argv[1:]:
-            if match := re.match(r"--?(config(\.\w+)+)(=|$)", argument):
-                configs.check_path(match[1], loaded)
-        return flags.FLAGS(argv)
-    except Exception as error:  # the config file is a program, so anything can happen in it
-        if "--traceback" in argv:
-            raise
-        # When a config file fails, the flag library puts the traceback into the message, above the error itself.
-        lines = str(error).strip().splitlines() or [""]
-        kind = "" if isinstance(error, (ValueError, OSError, flags.Error)) else f"{type(error).__name__}: "
-        sys.exit(f"flamingo_jax.train: {kind}{lines[-1]}{_HINT if kind or len(lines) > 1 else ''}")
-
-
 def use_huge_pages() -> None:
     """Starts the program anew with huge pages for its arrays, which the C library takes from the environment alone.
 
@@ -127,14 +86,14 @@ def use_huge_pages() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"flamingo_jax.train: {argv[1]!r} is no option; options look like --config.seed=1.")
-    if _CONFIG.value is None:
-        sys.exit(f"flamingo_jax.train: Give a config: {_EXAMPLE}.")
+    if CONFIG.value is None:
+        sys.exit(f"flamingo_jax.train: Give a config: {EXAMPLE}.")
     if not flags.FLAGS["verbosity"].present:
         # The checkpoint library tells every detail at the default level, and an error five times over with tracebacks.
-        logging.set_verbosity(logging.WARNING if _TRACEBACK.value else logging.FATAL)
+        logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # the same library's, when it may not write
     try:
-        config = configs.build(_CONFIG.value)
+        config = configs.build(CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
         # Imported here: worker processes import this module anew, and need neither JAX nor the two seconds it takes.
         from flamingo_jax import pipeline
@@ -148,11 +107,11 @@ def main(argv: list[str]) -> None:
         print(f"\nInterrupted. The same command continues from the newest checkpoint in {_WORKDIR.value}.")
         sys.exit(130)
     except (ValueError, OSError) as error:
-        if _TRACEBACK.value:
+        if TRACEBACK.value:
             raise
-        sys.exit(f"flamingo_jax.train: {error}{_HINT}")
+        sys.exit(f"flamingo_jax.train: {error}{HINT}")
 
 
 if __name__ == "__main__":
     use_huge_pages()
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=make_parser("flamingo_jax.train"))

@@ -63,7 +63,11 @@ def _check_names(config: RunConfig, path: str) -> None:
         references.append((f"{path}.stages.{key}.objective", stage.objective, ("language", "contrastive", "flamingo")))
         references += [(f"{path}.stages.{key}.mixture", name, config.datasets) for name in stage.mixture]
         earlier = config.order[: config.order.index(key)] if key in config.order else config.stages
-        references += [(f"{path}.stages.{key}.parts.{part}", name, earlier) for part, name in stage.parts.items()]
+        references += [
+            (f"{path}.stages.{key}.parts.{part}", name, earlier)
+            for part, name in stage.parts.items()
+            if "/" not in name  # a folder, not a stage
+        ]
         if stage.objective == "flamingo" and stage.parts.keys() != {"language", "vision"}:
             raise ValueError(f"{path}.stages.{key}.parts must name the stages of 'language' and 'vision'.")
     for place, name, known in references:
@@ -149,9 +153,9 @@ def _pick(kind: Any, value: Any, path: str) -> Any:
     if typing.get_origin(kind) not in (types.UnionType, typing.Union):
         return kind
     members = [member for member in typing.get_args(kind) if member is not type(None)]
-    if isinstance(value, Mapping) and "kind" in value:
-        kinds = {member.kind: member for member in members if hasattr(member, "kind")}
-        if kinds and value["kind"] not in kinds:
+    if len(members) > 1 and isinstance(value, Mapping) and "kind" in value:
+        kinds = {member.kind: member for member in members}
+        if value["kind"] not in kinds:
             raise ValueError(f"{path}.kind={value['kind']!r} is unknown; {suggest(value['kind'], kinds)}.")
         return kinds.get(value["kind"], members[0])
     return members[0]

@@ -94,7 +94,8 @@ class OptimizerConfig:
 class StageConfig:
     """One training stage: an objective (language | contrastive | flamingo), a mixture, an optimizer and its length.
 
-    parts: what a flamingo stage freezes, as {"language": STAGE, "vision": STAGE}, the stages whose results it takes.
+    parts: what a flamingo stage starts from, as {"language": SOURCE, "vision": SOURCE}: the name of a stage whose
+    result it takes, or the folder of a public checkpoint (with a "/" in its name).
     """
 
     objective: str

@@ -1,4 +1,4 @@
-"""Public checkpoints on disk, read lazily: names, shapes and types from headers, one tensor at a time from the files."""
+"""Public checkpoints on disk, read lazily: names and shapes from headers, one tensor at a time from the files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Checkpoint:
             if (self.path / name).exists():
                 return [self.path / name]
         raise ValueError(
-            f"{self.path} has no weights: neither model.safetensors nor pytorch_model.bin, in one file or with an index."
+            f"{self.path} has no weights, neither model.safetensors nor pytorch_model.bin, whole or with an index."
         )
 
 

@@ -25,7 +25,8 @@ def prefill(model, variables, tokens, latents, media_index, mask, *, room: int):
     """Reads the prompts.
 
     Args:
-        model: a ``Flamingo`` module, or a bare ``Decoder`` (latents and media_index are None). variables: its collections.
+        model: a ``Flamingo`` module, or a bare ``Decoder`` (latents and media_index are None).
+        variables: its collections.
         tokens: int [B, L], left-padded. latents: [B, N, R, D]. media_index: int [B, L].
         mask: bool [B, L], False where padded.
         room: for how many further tokens the cache shall have room.

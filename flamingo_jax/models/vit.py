@@ -13,6 +13,9 @@ from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.layers import Einsum, FeedForward, Norm
 from flamingo_jax.models.pixels import normalise, resize_table, resize_tables
 
+# Weights of the pooled vector, which tokens do not need.
+POOLING = ("probe", "pool_attention", "pool_norm", "pool_mlp", "projection")
+
 
 def grid_rope(shape: tuple[int, int], prefix: int, head_size: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """DINOv3's rotary tables cos and sin, float32 [1, 1, prefix + h w, K / 2]: rows, then columns.
@@ -70,7 +73,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, mask=None, shapes=None, pool: bool = False):
-        """images [B, H, W, 3], uint8 or already normalised floats, of any size that the patches divide.
+        """images [B, H, W, 3], uint8 or already normalised floats, of any size.
 
         Or NaFlex: normalised patches [B, P, p p 3], with mask bool [B, P] (False: padding) and shapes int [B, 2], rows
         and columns of each. pool: returns (tokens, pooled [B, D or projection]).
@@ -105,13 +108,13 @@ class ViT(nn.Module):
         return (out, self._pool(tokens, visible, norm)) if pool else out
 
     def _patches(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-        """[B, H, W, 3] -> patches [B, h w, p p 3] and (h, w). ValueError when the patch size does not divide H, W."""
+        """[B, H, W, 3] -> patches [B, h w, p p 3] and (h, w). What is left over at the right and below is cut off."""
         patch = self.config.patch_size
         batch, height, width, channels = images.shape
-        if height % patch or width % patch:
-            raise ValueError(f"An image of {height} x {width} pixels does not divide into patches of {patch}.")
+        if min(height, width) < patch:
+            raise ValueError(f"An image of {height} x {width} pixels is smaller than one patch of {patch}.")
         shape = (height // patch, width // patch)
-        x = normalise(images, self.config.mean, self.config.std)
+        x = normalise(images, self.config.mean, self.config.std)[:, : shape[0] * patch, : shape[1] * patch]
         x = x.reshape(batch, shape[0], patch, shape[1], patch, channels).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(batch, shape[0] * shape[1], -1), shape
 
