@@ -17,7 +17,8 @@ from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTCon
 from flamingo_jax.convert import load as public
 from flamingo_jax.inference.decoding import greedy
 from flamingo_jax.models.decoder import Decoder
-from flamingo_jax.models.flamingo import ENCODERS, Flamingo
+from flamingo_jax.models.encoder import ENCODERS
+from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.gated import index_media
 
 
@@ -104,10 +105,11 @@ class Model:
             if images is not None:
                 raise ValueError("This model is a language model without a vision encoder; it takes no images.")
             return tokens, mask, None, None
-        counts = None
+        if images is None:
+            images = [[]] * tokens.shape[0]
+        counts = None  # of an array, in which rows with fewer images than others are padded
         if isinstance(images, Sequence):
-            counts = [len(row) for row in images]
-            images = _pad(images)
+            counts, images = [len(row) for row in images], _pad(images)
         images = jnp.zeros((tokens.shape[0], 1, 1, *_size(self.config), 3)) if images is None else jnp.asarray(images)
         images = images[:, :, None] if images.ndim == 5 else images
         if images.ndim != 6 or images.shape[-1] != 3 or images.shape[0] != tokens.shape[0]:
@@ -123,14 +125,10 @@ class Model:
         if self.image_token is None:
             raise ValueError("This model has no <image> token; give media_index.")
         seen = np.asarray((tokens == self.image_token).sum(1)).tolist()
-        if counts is None:  # an array: rows with fewer images than others are padded
-            wrong = max(seen) != media and not (max(seen) == 0 and media == 1)
-            counts = media
-        else:
-            wrong = seen != counts
-        if wrong:
+        if max(seen) != media if counts is None else seen != counts:
             raise ValueError(
-                f"The prompts have {seen} <image> tokens, but {counts} media were given; give one medium per <image>."
+                f"The prompts have {seen} <image> tokens, but {media if counts is None else counts} media were given; "
+                "give one medium per <image>."
             )
         return index_media(tokens, self.image_token, self.end_token)
 

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable
 
+import flax.traverse_util as traverse
 import jax
 import jax.numpy as jnp
 
@@ -118,6 +119,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
         say(f"{name}: complete" + ("" if same else f", but with another config (to train it anew, delete {directory})"))
         return
     objective = OBJECTIVES[stage.objective](config.model, vocabulary.eoc, vocabulary.pad)
+    initial, frozen = _pretrained(stage, config, workdir, objective, mesh)
     examples = {dataset: config.datasets[dataset].example for dataset in stage.mixture}
     with _timed(name, say):
         params, metrics = loop.train(
@@ -138,7 +140,8 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                     )
                     for dataset, mix in stage.mixture.items()
                 },
-                frozen=_frozen(stage, config, workdir, objective, mesh),
+                frozen=frozen,
+                initial=initial,
                 mesh=mesh,
                 seed=config.seed,
                 directory=directory,
@@ -153,8 +156,8 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
 
 def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
     """The weights that a flamingo stage starts from: of the stages or public checkpoints that ``stage.parts`` names."""
-    language, vision = (_part(part, stage.parts[part], config, workdir) for part in ("language", "vision"))
-    return assemble(language, vision, config.model.gated)
+    given = {part: _part(part, source, config, workdir) for part, source in stage.parts.items()}
+    return assemble(given.get("language"), given.get("vision"), config.model.gated)
 
 
 def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
@@ -173,11 +176,12 @@ def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> d
     return {name: weight for name, weight in weights.items() if name not in POOLING}
 
 
-def _frozen(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> dict:
+def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:
+    """(what trainable parts start from, the frozen collection)."""
     if not stage.parts:
-        return {}
+        return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
-    return loop.place_frozen(mesh, objective, example, _parts(stage, config, workdir), config.model.dtype)
+    return loop.place_parts(mesh, objective, example, _parts(stage, config, workdir), config.model.dtype)
 
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:
@@ -196,10 +200,14 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
     stage = config.stages[name]
     model = Flamingo(config.model, (vocabulary.eoc,))
     dtype = jnp.dtype(config.model.dtype)
-    variables = {
-        "params": checkpoint.load_result_weights(workdir, name),
-        "frozen": jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), _parts(stage, config, workdir)),
+    params = checkpoint.load_result_weights(workdir, name)
+    trained = traverse.flatten_dict(params)
+    frozen = {
+        path: jnp.asarray(leaf, dtype)
+        for path, leaf in traverse.flatten_dict(_parts(stage, config, workdir)).items()
+        if path not in trained
     }
+    variables = {"params": params, "frozen": traverse.unflatten_dict(frozen)}
     with _timed("evaluation", say):
         results = evaluate.run(
             model,

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, make_parser
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.models.parts import PARTS, part_of
+from flamingo_jax.models.parts import part_of
 
 _PARAMS = flags.DEFINE_bool("params", False, "Print the table of parameters by part.")
 
@@ -27,7 +27,7 @@ def count(config: configs.ModelConfig) -> dict[str, dict[str, int]]:
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     media = jax.ShapeDtypeStruct((1, 1, 1, 320, 320, 3), jnp.uint8)
     variables = jax.eval_shape(model.init, jax.random.key(0), tokens, media, tokens)
-    table: dict[str, dict[str, int]] = {part: collections.Counter() for part in PARTS}
+    table: dict[str, dict[str, int]] = {part: collections.Counter() for part in configs.PARTS}
     for collection in ("params", "frozen"):
         leaves = jax.tree_util.tree_flatten_with_path(nn.meta.unbox(variables.get(collection, {})))[0]
         for path, leaf in leaves:
@@ -37,7 +37,7 @@ def count(config: configs.ModelConfig) -> dict[str, dict[str, int]]:
 
 def render(table: dict[str, dict[str, int]]) -> str:
     """The table as aligned text, with sums: the language model with its embeddings, and everything."""
-    rows = [(PARTS[part], row["params"], row["frozen"]) for part, row in table.items() if sum(row.values())]
+    rows = [(configs.PARTS[part], row["params"], row["frozen"]) for part, row in table.items() if sum(row.values())]
     sums = {"language model (blocks and embeddings)": ("language", "embeddings"), "all": table}
     for name, parts in sums.items():
         rows.append((name, *(sum(table[part][key] for part in parts) for key in ("params", "frozen"))))

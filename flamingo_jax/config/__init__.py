@@ -5,7 +5,7 @@ Every part of the package takes the small dataclass that concerns it and nothing
 
 from flamingo_jax.config.build import build, check_path, to_json
 from flamingo_jax.config.language import LanguageConfig, LayerConfig, RopeConfig
-from flamingo_jax.config.model import PARTS, GatedConfig, ModelConfig, ResamplerConfig, TextTowerConfig
+from flamingo_jax.config.model import PARTS, PRETRAINED, GatedConfig, ModelConfig, ResamplerConfig, TextTowerConfig
 from flamingo_jax.config.run import (
     DatasetConfig,
     EvaluationConfig,
@@ -34,6 +34,7 @@ __all__ = [
     "NFNetConfig",
     "OptimizerConfig",
     "PARTS",
+    "PRETRAINED",
     "ResamplerConfig",
     "RopeConfig",
     "RunConfig",

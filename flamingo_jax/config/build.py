@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from flamingo_jax.config.model import PARTS
 from flamingo_jax.config.run import RunConfig
 from flamingo_jax.config.suggest import suggest
 
@@ -68,8 +69,14 @@ def _check_names(config: RunConfig, path: str) -> None:
             for part, name in stage.parts.items()
             if "/" not in name  # a folder, not a stage
         ]
-        if stage.objective == "flamingo" and stage.parts.keys() != {"language", "vision"}:
-            raise ValueError(f"{path}.stages.{key}.parts must name the stages of 'language' and 'vision'.")
+        references += [(f"{path}.stages.{key}.optimizer.rates", part, PARTS) for part in stage.optimizer.rates]
+        references += [(f"{path}.stages.{key}.parts", part, ("language", "vision")) for part in stage.parts]
+        frozen = {"vision" if part == "vision" else "language" for part in config.model.frozen}
+        if stage.objective == "flamingo" and (missing := frozen - stage.parts.keys()):
+            raise ValueError(
+                f"{path}.stages.{key}.parts lacks {' and '.join(sorted(missing))}, which config.model.frozen freezes: "
+                "name the stage or the folder that it comes from."
+            )
     for place, name, known in references:
         if name not in known:
             raise ValueError(f"{place} names {name!r}, which is not there; {suggest(name, known)}.")

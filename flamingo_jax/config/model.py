@@ -110,7 +110,17 @@ class TextTowerConfig:
         divide(self.width, self.heads)
 
 
-PARTS = ("vision", "language", "embeddings")
+# part -> what it is, in the order of the data flow; and those that are pretrained, and so may be frozen.
+PARTS = {
+    "vision": "vision encoder",
+    "resampler": "Perceiver Resampler",
+    "projection": "projection of the latents to the language model's width",
+    "cross_attention": "gated cross-attention (and a graft's self-attention)",
+    "new_tokens": "rows of the new tokens",
+    "language": "blocks of the language model",
+    "embeddings": "token table, positions and head",
+}
+PRETRAINED = ("vision", "language", "embeddings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +140,14 @@ class ModelConfig:
     text_tower: TextTowerConfig | None = None
     dtype: str = "bfloat16"
     remat: str = "full"
-    frozen: tuple[str, ...] = PARTS
+    frozen: tuple[str, ...] = PRETRAINED
     media: int = 0
 
     def __post_init__(self):
         choose(self, dtype=("float32", "bfloat16"), remat=REMAT)
         for part in self.frozen:
-            if part not in PARTS:
-                raise ValueError(f"frozen names {part!r}; {suggest(part, PARTS)}.")
+            if part not in PRETRAINED:
+                raise ValueError(f"frozen names {part!r}; {suggest(part, PRETRAINED)}.")
         depth, gated = self.language.depth, self.gated
         if not gated.graft and (gated.every > depth or gated.first >= depth):
             raise ValueError(

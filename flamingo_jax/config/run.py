@@ -79,7 +79,10 @@ class MixConfig:
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with global-norm clipping. The rate rises linearly over ``warmup`` steps, stays constant, and falls
-    linearly to zero over the last ``decay_fraction`` of the run (0: never, as in the paper)."""
+    linearly to zero over the last ``decay_fraction`` of the run (0: never, as in the paper).
+
+    rates: multipliers of the rate for the parts of the model (``config.PARTS``) that are given; 1 for the others.
+    """
 
     learning_rate: float = 1e-4
     warmup: int = 5000
@@ -88,6 +91,7 @@ class OptimizerConfig:
     clip: float = 1.0
     b1: float = 0.9
     b2: float = 0.999
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +99,8 @@ class StageConfig:
     """One training stage: an objective (language | contrastive | flamingo), a mixture, an optimizer and its length.
 
     parts: what a flamingo stage starts from, as {"language": SOURCE, "vision": SOURCE}: the name of a stage whose
-    result it takes, or the folder of a public checkpoint (with a "/" in its name).
+    result it takes, or the folder of a public checkpoint (with a "/" in its name). A part that is not frozen may be
+    left out and starts at random.
     """
 
     objective: str

@@ -24,6 +24,7 @@ WEIGHT_AXES = {
     "frames": "temporal embeddings T",
     "positions": "rows of a position table",
     "layers": "layers stacked by a scan",
+    "groups": "groups of layers stacked by a scan around it",
     "vector": "gains, offsets, gates: small vectors",
 }
 ACTIVATION_AXES = {

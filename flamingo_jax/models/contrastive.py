@@ -8,12 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import LanguageConfig, NFNetConfig, TextTowerConfig
+from flamingo_jax.config import LanguageConfig, NFNetConfig, TextTowerConfig, ViTConfig
 from flamingo_jax.models.axes import named
 from flamingo_jax.models.embedding import Embedding
+from flamingo_jax.models.encoder import ENCODERS
 from flamingo_jax.models.language import Stack
 from flamingo_jax.models.layers import Einsum, Norm
-from flamingo_jax.models.nfnet import NFNet
 from flamingo_jax.models.positions import place
 
 
@@ -41,14 +41,15 @@ class TextTower(nn.Module):
 class Contrastive(nn.Module):
     """(images [B, S, S, 3], tokens, mask) -> unit vectors for images and texts, float32 [B, E], and 1 / temperature."""
 
-    vision: NFNetConfig
+    vision: NFNetConfig | ViTConfig
     text: TextTowerConfig
     vocab_size: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, images: jax.Array, tokens: jax.Array, mask: jax.Array):
-        features = NFNet(self.vision, self.dtype, name="vision")(images).astype(jnp.float32).mean((1, 2))
+        features = ENCODERS[type(self.vision)](self.vision, self.dtype, name="vision")(images).astype(jnp.float32)
+        features = features.reshape(features.shape[0], -1, features.shape[-1]).mean(1)
         pooled = TextTower(self.text, self.vocab_size, self.dtype, name="text_tower")(tokens, mask)
         init = named(nn.initializers.constant(math.log(1 / self.text.temperature)))
         scale = jnp.exp(self.param("log_scale", init, (), jnp.float32))

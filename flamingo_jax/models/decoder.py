@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flamingo_jax.config import PARTS, GatedConfig, LanguageConfig
+from flamingo_jax.config import PRETRAINED, GatedConfig, LanguageConfig
 from flamingo_jax.models.axes import named
 from flamingo_jax.models.embedding import Embedding
 from flamingo_jax.models.freeze import freeze
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
     remat: str = "none"
     gated: GatedConfig | None = None
     new_tokens: tuple[int, ...] = ()
-    frozen: tuple[str, ...] = PARTS
+    frozen: tuple[str, ...] = PRETRAINED
 
     @nn.compact
     def __call__(self, tokens, mask=None, latents=None, media_index=None) -> jax.Array:
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=kinds.shape[0],
-            metadata_params={nn.PARTITION_NAME: "layers"},
+            metadata_params={nn.PARTITION_NAME: "groups"},
         )
         groups = scan(self.config, self.gated, self.dtype, self.remat, frozen, name=name)
         return groups(x, kinds, latents, seen, where)[0]

@@ -6,14 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import GatedConfig, ModelConfig, NFNetConfig, ViTConfig
+from flamingo_jax.config import GatedConfig, ModelConfig
 from flamingo_jax.models.decoder import Decoder, empty_cache, group_layers
+from flamingo_jax.models.encoder import ENCODERS
 from flamingo_jax.models.freeze import freeze
-from flamingo_jax.models.nfnet import NFNet
 from flamingo_jax.models.resampler import Resampler
-from flamingo_jax.models.vit import ViT
-
-ENCODERS = {NFNetConfig: NFNet, ViTConfig: ViT}
 
 
 class Flamingo(nn.Module):
@@ -67,6 +64,7 @@ class Flamingo(nn.Module):
         return empty_cache(self, batch, length, latents)
 
 
-def assemble(language: dict, vision: dict, gated: GatedConfig) -> dict:
-    """The ``frozen`` collection from a bare language model's weights and a vision encoder's."""
-    return {"decoder": group_layers(language, gated), "vision": vision}
+def assemble(language: dict | None, vision: dict | None, gated: GatedConfig) -> dict:
+    """A bare language model's weights and a vision encoder's in ``Flamingo``'s layout: ``frozen``, when both are."""
+    parts = {"decoder": group_layers(language, gated) if language else None, "vision": vision}
+    return {name: weights for name, weights in parts.items() if weights}

@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# part -> what it is, in the order of the data flow.
-PARTS = {
-    "vision": "vision encoder",
-    "resampler": "Perceiver Resampler",
-    "projection": "projection of the latents to the language model's width",
-    "cross_attention": "gated cross-attention (and a graft's self-attention)",
-    "new_tokens": "rows of the new tokens",
-    "language": "blocks of the language model",
-    "embeddings": "token table, positions and head",
-}
 _DECODER = {
     "media_projection": "projection",
     "new_rows": "new_tokens",

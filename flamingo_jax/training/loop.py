@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
+import flax.traverse_util as traverse
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,8 @@ class Stage:
     """All that a training stage needs.
 
     examples: the shape of each dataset's examples. streams: a ``data.stream.Stream`` of {key: [B / processes, ..]} per
-    dataset. frozen: the objective's frozen collection, already on the mesh.
+    dataset. frozen: the objective's frozen collection, already on the mesh. initial: weights of ``params`` that do not
+    start at random.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Stage:
     examples: Mapping[str, ExampleConfig]
     streams: Mapping[str, object]
     frozen: dict
+    initial: dict
     mesh: Mesh
     seed: int
     directory: pathlib.Path
@@ -116,7 +119,10 @@ def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, s
         "step": everywhere,
     }
     if checkpoints.latest is None:
-        return jax.jit(init, out_shardings=places)(key)
+        state = jax.jit(init, out_shardings=places)(key)
+        given, places = traverse.flatten_dict(stage.initial), traverse.flatten_dict(params)
+        put = {path: jax.device_put(np.asarray(w, np.float32), places[path]) for path, w in given.items()}
+        return {**state, "params": traverse.unflatten_dict({**traverse.flatten_dict(state["params"]), **put})}
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
     )
@@ -145,17 +151,23 @@ def _work_per_step(stage: Stage) -> dict[str, int]:
     }
 
 
-def place_frozen(mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str) -> dict:
-    """The frozen collection in its compute type, sharded by the same table as everything else.
+def place_parts(
+    mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str
+) -> tuple[dict, dict]:
+    """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
 
-    Raises ValueError when ``weights`` and the model's frozen collection differ in names or shapes.
+    Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
     batch = _empty(mesh, example)
     with sharding.use(mesh):
-        boxed = jax.eval_shape(lambda key: objective.init(key, batch)["frozen"], jax.random.key(0))
-        places = sharding.shard_tree(mesh, boxed)
-    _check_same(nn.meta.unbox(boxed), weights)
-    return jax.tree.map(lambda w, place: jax.device_put(np.asarray(w).astype(jnp.dtype(dtype)), place), weights, places)
+        boxed = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0))
+        places = traverse.flatten_dict(sharding.shard_tree(mesh, boxed.get("frozen", {})))
+    params, frozen = (traverse.flatten_dict(nn.meta.unbox(boxed.get(name, {}))) for name in ("params", "frozen"))
+    given = traverse.flatten_dict(weights)
+    _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
+    put = {path: jax.device_put(np.asarray(given[path]).astype(dtype), places[path]) for path in frozen}
+    initial = {path: leaf for path, leaf in given.items() if path in params}
+    return traverse.unflatten_dict(initial), traverse.unflatten_dict(put)
 
 
 def _empty(mesh: Mesh, example: ExampleConfig) -> dict[str, jax.Array]:
@@ -173,14 +185,12 @@ def check_model(mesh: Mesh, objective: Objective, example: ExampleConfig) -> Non
 
 
 def _check_same(expected: dict, given: dict) -> None:
-    shapes = [
-        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-        for leaves in (jax.tree_util.tree_leaves_with_path(expected), jax.tree_util.tree_leaves_with_path(given))
-    ]
+    """Raises ValueError listing every path that is in one alone, or has another shape. Both are {path: leaf}."""
+    shapes = [{"/".join(path): np.shape(leaf) for path, leaf in leaves.items()} for leaves in (expected, given)]
     wrong = [
         f"{name}: the model has {shapes[0].get(name, 'nothing')}, the stored weights {shapes[1].get(name, 'nothing')}"
         for name in sorted(shapes[0].keys() | shapes[1].keys())
         if shapes[0].get(name) != shapes[1].get(name)
     ]
     if wrong:
-        raise ValueError("The frozen weights do not fit the model:\n  " + "\n  ".join(wrong))
+        raise ValueError("The pretrained weights do not fit the model:\n  " + "\n  ".join(wrong))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from flamingo_jax.config import OptimizerConfig
+from flamingo_jax.models.parts import part_of
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -31,7 +32,16 @@ def decayed(params: dict) -> dict:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping, AdamW, and the multipliers of single parts' rates."""
+
+    def multiply(updates, params=None):
+        def scale(path, update):
+            return update * config.rates.get(part_of([entry.key for entry in path]), 1.0)
+
+        return jax.tree_util.tree_map_with_path(scale, updates)
+
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(learning_rate(config, steps), config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed),
+        *([optax.stateless(multiply)] if config.rates else []),
     )

@@ -33,6 +33,7 @@ RULES = {
     "frames": None,
     "positions": None,
     "layers": None,
+    "groups": None,
     "vector": None,
     "batch": BATCH,
     "images": BATCH,

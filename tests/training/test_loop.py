@@ -64,6 +64,7 @@ def stage(model_config, directory, stream, mesh, steps=6, every=1e9):
         examples={"text": ExampleConfig(length=12, media=0, size=16)},
         streams={"text": stream},
         frozen={},
+        initial={},
         mesh=mesh,
         seed=0,
         directory=directory,
@@ -113,11 +114,12 @@ def test_frozen_weights_that_do_not_fit_are_listed(model_config, flamingo, tmp_p
     example = ExampleConfig(length=12, media=3, size=16)
     mesh = sharding.make_mesh(MeshConfig())
     frozen = flamingo[1]["frozen"]
-    placed = loop.place_frozen(mesh, goal, example, frozen, "float32")
+    initial, placed = loop.place_parts(mesh, goal, example, frozen, "float32")
+    assert initial == {}
     chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(frozen))
     broken = {**frozen, "decoder": {**frozen["decoder"], "norm": {"scale": np.zeros(5)}, "extra": np.zeros(1)}}
     with pytest.raises(ValueError, match=r"(?s)decoder/extra.*nothing.*decoder/norm/scale.*\(32,\).*\(5,\)"):
-        loop.place_frozen(mesh, goal, example, broken, "float32")
+        loop.place_parts(mesh, goal, example, broken, "float32")
 
 
 class Pages(Numbers):
@@ -134,7 +136,7 @@ def test_training_leaves_the_frozen_weights_as_they_were(model_config, flamingo,
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     goal = objective.flamingo(model_config, eoc=3, pad=0)
     example = ExampleConfig(length=12, media=3, size=16)
-    frozen = loop.place_frozen(mesh, goal, example, flamingo[1]["frozen"], "float32")
+    _, frozen = loop.place_parts(mesh, goal, example, flamingo[1]["frozen"], "float32")
     plain = stage(model_config, tmp_path, Pages(), mesh, steps=3)
     pages = dataclasses.replace(plain, name="flamingo", objective=goal, examples={"text": example}, frozen=frozen)
     params, metrics = loop.train(pages)
@@ -145,6 +147,26 @@ def test_training_leaves_the_frozen_weights_as_they_were(model_config, flamingo,
         for tree in (params["resampler"]["layers"], params["decoder"]["groups"]["gated"]):
             assert tree["attention"][name]["kernel"].sharding.spec == PartitionSpec(None, *axes)
     assert frozen["decoder"]["embedding"]["table"].sharding.spec == PartitionSpec("tensor", "fsdp")
+
+
+def test_a_part_that_is_not_frozen_starts_from_its_weights_and_trains(model_config, flamingo, tmp_path):
+    """The ablations: language model and embeddings train along, from where they were, at rates of their own."""
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    goal = objective.flamingo(dataclasses.replace(model_config, frozen=("vision",)), eoc=3, pad=0)
+    example = ExampleConfig(length=12, media=3, size=16)
+    given = jax.device_get(flamingo[1]["frozen"])
+    initial, frozen = loop.place_parts(mesh, goal, example, given, "float32")
+    assert set(frozen) == {"vision"} and set(initial) == {"decoder"}
+    plain = stage(model_config, tmp_path, Pages(), mesh, steps=2)
+    rates = {"embeddings": 0.0, "language": 0.1}
+    config = dataclasses.replace(plain.config, optimizer=dataclasses.replace(plain.config.optimizer, rates=rates))
+    more = {"objective": goal, "examples": {"text": example}, "frozen": frozen, "initial": initial, "config": config}
+    params, _ = loop.train(dataclasses.replace(plain, name="flamingo", **more))
+    params = jax.device_get(params)
+    chex.assert_trees_all_equal(params["decoder"]["embedding"], given["decoder"]["embedding"])
+    before, after = (tree["decoder"]["groups"]["language"]["blocks"] for tree in (given, params))
+    moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
+    assert all(0 < move < 5e-3 for move in jax.tree.leaves(moves))
 
 
 def test_a_model_that_cannot_take_the_examples_is_found_at_once(model_config):
