@@ -106,9 +106,8 @@ def layers(sliding: tuple[bool, ...], full: LayerConfig, local: LayerConfig) -> 
 
 def windowed(config: Mapping[str, Any], local: Callable[[int], bool], **options) -> dict[str, Any]:
     """Layers with one kind of rope, some of them with ``sliding_window``."""
-    turned, window = rope(config, **options), config.get("sliding_window") or 0
-    sliding = windows(config, local) if window else (False,)
-    return layers(sliding, LayerConfig(0, turned), LayerConfig(window, turned))
+    turned, window, sliding = rope(config, **options), config.get("sliding_window") or 0, windows(config, local)
+    return layers(sliding if window else (False,), LayerConfig(0, turned), LayerConfig(window, turned))
 
 
 def llama(config: Mapping[str, Any], **more) -> dict[str, Any]:
@@ -181,6 +180,12 @@ def gemma2(config: Mapping[str, Any], **more) -> dict[str, Any]:
 
 
 def gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
+    usual = {
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    }  # multimodal files leave them out
+    config = {**usual, "max_position_embeddings": 131072, **config}
     every = config.get("sliding_window_pattern", 6)
     if config.get("rope_parameters"):
         full, local = (rope(config, part) for part in ("full_attention", "sliding_attention"))
@@ -324,7 +329,7 @@ def mpt(config: Mapping[str, Any]) -> dict[str, Any]:
     mosaic = config["model_type"] == "mosaic_gpt"
     prefix = "attn_" if mosaic else ""
     attention = config if mosaic else {"alibi": True, **(config.get("attn_config") or {})}
-    refuse(config, no_bias=True, embedding_fraction=1.0)
+    refuse(config, no_bias=True, embedding_fraction=1.0, logit_scale=None, tie_word_embeddings=True)
     if not attention.get("alibi", False):
         raise ValueError(f"{config['model_type']}: alibi=False is not implemented, only alibi=True.")
     for key in ("prefix_lm", f"{prefix}uses_sequence_id"):
@@ -384,4 +389,8 @@ def language_config(config: Mapping[str, Any]) -> LanguageConfig:
         return language_config({"model_type": "gemma3_text", **config["text_config"]})
     if kind not in FAMILIES:
         raise ValueError(f"model_type={kind!r} is not implemented as a language model; {suggest(kind, FAMILIES)}.")
-    return LanguageConfig(**FAMILIES[kind](config))
+    try:
+        options = FAMILIES[kind](config)
+    except KeyError as error:
+        raise ValueError(f"{kind}: the config has no {error}, which says how large the model is.") from None
+    return LanguageConfig(**options)

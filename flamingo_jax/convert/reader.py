@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 
 class Checkpoint:
     """The tensors of a folder in Hugging Face layout, or of one file.
 
-    shapes: {name: shape}. get(name) reads one tensor as numpy. Raises ValueError when there are no weights, or an index
-    names a file that is missing.
+    shapes: {name: shape}. get(name) reads one tensor as numpy. Raises ValueError when there are no weights, an index
+    names a file that is missing, or a file is not whole.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -46,7 +46,10 @@ class Checkpoint:
 
 
 def _open_safetensors(file: pathlib.Path, shapes: dict, get: dict) -> None:
-    handle = safe_open(file, framework="np")
+    try:
+        handle = safe_open(file, framework="np")
+    except SafetensorError as error:  # cut short, or a pointer of git-lfs
+        raise ValueError(f"{file} is no whole .safetensors file: {error}.") from None
     for name in handle.keys():  # noqa: SIM118  (the handle is no mapping)
         shapes[name] = tuple(handle.get_slice(name).get_shape())
         get[name] = lambda name=name: handle.get_tensor(name)

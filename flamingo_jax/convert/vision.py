@@ -332,7 +332,8 @@ def timm_rules(config: NFNetConfig) -> list[Rule]:
     rules = _conv("final_conv", "expansion")
     for i in range(len(config.stem)):
         rules += _conv(f"stem.conv{i + 1}", f"stem_{i}")
-    for stage in range(len(config.depths)):
+    for stage, depth in enumerate(config.depths):
         rules += prefixed(block, f"stages.{stage}.0.", f"stage_{stage}_first/")
-        rules += prefixed(block, f"stages.{stage}.{{i}}.", f"stage_{stage}_rest/", first=1)
+        others = "{i}" if depth > 2 else "1"  # a single one is not stacked
+        rules += prefixed(block, f"stages.{stage}.{others}.", f"stage_{stage}_rest/", first=1)
     return rules

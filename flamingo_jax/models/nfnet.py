@@ -147,7 +147,9 @@ class NFNet(nn.Module):
         stages = zip(config.widths, config.strides, betas(config), drops, strict=True)
         for stage, (width, stride, beta, drop) in enumerate(stages):
             x, _ = NFBlock(width, stride, config, self.dtype, name=f"stage_{stage}_first")(x, beta[0], drop[0])
-            if len(beta) > 1:
+            if len(beta) == 2:  # a single block needs no loop, in which a CPU convolves several times slower
+                x, _ = NFBlock(width, 1, config, self.dtype, name=f"stage_{stage}_rest")(x, beta[1], drop[1])
+            elif len(beta) > 2:
                 scan = nn.scan(
                     NFBlock,
                     variable_axes={"params": 0},
