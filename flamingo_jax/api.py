@@ -57,6 +57,8 @@ class Model:
         From the first ``stop`` on every entry is ``stop``. Arguments as of ``logits``.
         """
         tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
+        if not bool(mask[:, -1].all()):
+            raise ValueError("Prompts must be padded on the left, so that all continue at the same place.")
         latents = None if images is None else _encode(self.module, self.variables, images)
         length = tokens.shape[1] + steps
         language = self.config if isinstance(self.config, LanguageConfig) else self.config.language
@@ -118,8 +120,16 @@ class Model:
                 f"B={tokens.shape[0]}."
             )
         if media_index is None:
-            media_index = self._index(tokens, counts, images.shape[1])
-        return tokens, mask, images, jnp.asarray(media_index)
+            return tokens, mask, images, self._index(tokens, counts, images.shape[1])
+        media_index = jnp.asarray(media_index)
+        if media_index.shape not in (tokens.shape, (*tokens.shape, images.shape[1])):
+            raise ValueError(
+                f"media_index is {list(media_index.shape)}, but must be [B, L] = {list(tokens.shape)} or [B, L, N], "
+                f"N={images.shape[1]}."
+            )
+        if media_index.ndim == 2 and (last := int(media_index.max())) > images.shape[1]:
+            raise ValueError(f"media_index names medium {last}, but there are {images.shape[1]} media.")
+        return tokens, mask, images, media_index
 
     def _index(self, tokens, counts, media: int):
         if self.image_token is None:
@@ -162,6 +172,9 @@ def _pad(rows: Sequence[Sequence[Any]]) -> np.ndarray | None:
     first = next((np.asarray(image) for row in rows for image in row), None)
     if first is None:
         return None
+    types = {np.asarray(image).dtype for row in rows for image in row}
+    if len(types) > 1:
+        raise ValueError(f"Images of one batch must have one type; got {', '.join(sorted(map(str, types)))}.")
     out = np.zeros((len(rows), max(map(len, rows)), *first.shape), first.dtype)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
@@ -190,17 +203,23 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
     if "cross_attn_every_n_layers" in config:
         tokens = (config["eoc_token_id"], config["media_token_id"])
         ours, variables = public.load_open_flamingo_folder(path, config, dtype)
-        return Model(ours, Flamingo(ours, tokens), variables, image_token=tokens[1])
+        return _whole(ours, tokens, variables, image_token=tokens[1])
     if kind == "idefics":
         ours, new, variables = public.load_idefics(path, config, dtype)
         # The tokenizer's order: the fake token around images, <image>, and in later models <end_of_utterance>.
         image = new[1] if len(new) > 1 else None
-        return Model(ours, Flamingo(ours, new), variables, image, end_token=config.get("eos_token_id", 2))
+        return _whole(ours, new, variables, image_token=image, end_token=config.get("eos_token_id", 2))
     if public.is_language(config):
         ours, weights = public.load_language(path, config, dtype)
-        return Model(ours, Decoder(ours, _compute(weights)), {"params": weights})
+        return Model(ours, Decoder(ours, _compute(weights)), {"params": jax.device_put(weights)})
     ours, weights = public.load_vision(path, config, dtype)
-    return Model(ours, ENCODERS[type(ours)](ours, _compute(weights)), {"params": weights})
+    return Model(ours, ENCODERS[type(ours)](ours, _compute(weights)), {"params": jax.device_put(weights)})
+
+
+def _whole(config: ModelConfig, new_tokens: tuple[int, ...], variables: dict, **tokens: int | None) -> Model:
+    """A Flamingo that computes in its weights' type."""
+    config = dataclasses.replace(config, dtype=str(_compute(variables)))
+    return Model(config, Flamingo(config, new_tokens), jax.device_put(variables), **tokens)
 
 
 def _compute(weights: dict) -> jnp.dtype:

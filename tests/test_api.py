@@ -206,3 +206,17 @@ def test_what_follows_a_closed_document_sees_nothing(model, rows, padded):
     expected = model.logits(TOKENS, None, padded, [[1, 1, 2, 0, 0], [0, 1, 1, 1, 1]])
     same(packed.logits(TOKENS, images=rows), expected)
     assert np.abs(model.logits(TOKENS, images=rows) - expected).max() > 1e-3
+
+
+def test_what_would_be_misread_is_refused(model):
+    """Padding on the wrong side, an index of media that are not there, images of mixed types."""
+    tokens = np.array([[1, 5, 6, 0]])
+    with pytest.raises(ValueError, match="padded on the left"):
+        model.greedy(tokens, tokens > 0, steps=2)
+    images = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="media_index names medium 2, but there are 1 media"):
+        model.logits(tokens, images=images, media_index=np.array([[0, 1, 1, 2]]))
+    with pytest.raises(ValueError, match=r"media_index is \[1, 3\], but must be \[B, L\] = \[1, 4\]"):
+        model.logits(tokens, images=images, media_index=np.array([[0, 1, 1]]))
+    with pytest.raises(ValueError, match="one type; got float32, uint8"):
+        model.logits(tokens, images=[[images[0, 0], images[0, 0].astype(np.float32)]])

@@ -34,9 +34,12 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     if file is None:
         raise ValueError(f"{path} has no config.json, which says what model it holds.")
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is no JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold an object, not {type(config).__name__}.")
+    return config
 
 
 def shapes_of(module: nn.Module, *inputs, **options) -> dict[str, tuple[int, ...]]:

@@ -125,9 +125,9 @@ def test_open_flamingo_other_numbers_of_images(peer, case):
     with pytest.raises(ValueError, match="<image> tokens"):
         model.logits(tokens, None, images)
     index = (tokens == model.image_token).cumsum(1)
-    wide, mask, wide_index = pad(io["ids"].shape[1], tokens, np.ones_like(tokens), index)
-    logits = model.logits(wide, mask, images, wide_index)[:, : tokens.shape[1]]
     known = index <= images.shape[1]  # what the peer does after an <image> without an image is its own
+    wide, mask, wide_index = pad(io["ids"].shape[1], tokens, np.ones_like(tokens), np.where(known, index, 0))
+    logits = model.logits(wide, mask, images, wide_index)[:, : tokens.shape[1]]
     assert known.all() == (case != "c")
     close(logits, io[f"{case}_logits"], known)
     if case == "e":
