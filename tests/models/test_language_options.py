@@ -11,7 +11,6 @@ import pytest
 
 from flamingo_jax.config import LanguageConfig, LayerConfig, RopeConfig
 from flamingo_jax.models.decoder import Decoder
-from flamingo_jax.models.embedding import Embedding
 
 OPTIONS = {
     "pre": {},
@@ -97,31 +96,3 @@ def test_more_tokens_than_positions_are_refused():
     model, weights, _ = made("learned")
     with pytest.raises(ValueError, match="17 tokens are longer than the language model's context, 16"):
         model.apply({"params": weights}, np.ones((1, 17), np.int32))
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("first, width", [(5, 12), (10, 12), (12, 14)])
-def test_new_tokens_have_rows_of_their_own(tied, first, width):
-    """Inside the table, in its padding (rows 10 and 11 are no tokens), and directly after it."""
-    config = LanguageConfig(vocab_size=10, vocab_rows=12, width=8, depth=1, heads=1, tied=tied)
-    model, new = Embedding(config, jnp.float32), jax.random.normal(jax.random.key(1), (2, 8))
-    tokens = jnp.array([[1, first, first + 1]])
-    weights = nn.meta.unbox(model.init(jax.random.key(0), tokens, tokens, method="encode"))
-    x = model.apply(weights, tokens, tokens, (first, new), method="encode")
-    np.testing.assert_array_equal(x[0, 1:], new)
-    np.testing.assert_array_equal(x[0, 0], weights["params"]["table"][1])
-    logits = model.apply(weights, x, (first, new), method="decode")[0]
-    assert logits.shape == (3, width)
-    np.testing.assert_allclose(logits[:, first : first + 2], x[0] @ new.T, rtol=1e-4, atol=1e-5)
-    rows = weights["params"]["table" if tied else "head"]
-    others = [i for i in range(10) if not first <= i < first + 2]
-    np.testing.assert_allclose(logits[:, others], x[0] @ rows[jnp.array(others)].T, rtol=1e-4, atol=1e-5)
-    padding = [i for i in (10, 11) if not first <= i < first + 2]
-    assert (logits[:, padding] == jnp.finfo(jnp.float32).min).all()
-
-    def loss(table):
-        trained = {"params": {**weights["params"], "table": table}}
-        return (model.apply(trained, tokens, tokens, (first, new), method="encode") ** 2).sum()
-
-    grad = jax.grad(loss)(weights["params"]["table"])
-    assert np.flatnonzero(np.abs(grad).sum(1)).tolist() == [1]
