@@ -13,7 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from flamingo_jax.config.model import PARTS
+from flamingo_jax.config.language import LanguageConfig
+from flamingo_jax.config.model import PARTS, ResamplerConfig
 from flamingo_jax.config.run import RunConfig
 from flamingo_jax.config.suggest import suggest
 
@@ -32,10 +33,13 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
 # The smallest sensible value of a number, by its name in whatever part of the config it stands.
 _AT_LEAST = (
     dict.fromkeys("steps log_every batch_size queries max_new_tokens shards max_frames frames size length".split(), 1)
-    | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size".split(), 1)
-    | dict.fromkeys("media warmup text_shots weight expansion".split(), 0)
+    | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size patch_size".split(), 1)
+    | dict.fromkeys("media warmup text_shots weight expansion stochastic_depth window first graft".split(), 0)
+    | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
+    | dict.fromkeys("position_offset registers projection".split(), 0)
     | {"fps": 0.001, "learning_rate": 0.0, "clip": 0.0}
 )
+_MAY_BE_ZERO = {(ResamplerConfig, "frames"), (LanguageConfig, "head_size")}  # none, and the usual one
 
 
 def _check_sizes(config: RunConfig, path: str) -> None:
@@ -147,8 +151,9 @@ def _convert_dataclass(value: Any, cls: type, path: str):
         raise ValueError(f"{path} lacks {', '.join(required)}; add {'it' if len(required) == 1 else 'them'}.")
     values = {key: _convert(item, hints[key], f"{path}.{key}") for key, item in value.items()}
     for key, item in values.items():
-        if isinstance(item, (int, float)) and item < _AT_LEAST.get(key, item):
-            raise ValueError(f"{path}.{key} must be at least {_AT_LEAST[key]}, but is {item}.")
+        least = 0 if (cls, key) in _MAY_BE_ZERO else _AT_LEAST.get(key)
+        if least is not None and isinstance(item, (int, float)) and item < least:
+            raise ValueError(f"{path}.{key} must be at least {least}, but is {item}.")
     try:
         return cls(**values)
     except ValueError as error:  # the dataclass checks what its values have to do with each other

@@ -20,7 +20,6 @@ def divide(width: int, heads: int, even: bool = True) -> int:
     """The head size. Raises ValueError when the heads do not divide the width, or the size is odd and may not be."""
     size = width // heads
     if width % heads or (even and size % 2):
-        raise ValueError(
-            f"width {width} does not divide into {heads} heads of even size; give head_size or change one."
-        )
+        kind = "heads of even size" if even else "heads"
+        raise ValueError(f"width {width} does not divide into {heads} {kind}; change one of them.")
     return size

@@ -32,6 +32,8 @@ class RopeConfig:
 
     def __post_init__(self):
         choose(self, scaling=("none", "linear", "llama3", "yarn"))
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction} must be above 0 and at most 1.")
         if self.scaling in ("llama3", "yarn") and self.original_length < 1:
             raise ValueError(f"scaling={self.scaling!r} needs original_length, the context that it was trained on.")
 
@@ -147,6 +149,10 @@ class LanguageConfig:
                     f"head_size={self.head_size} times rope.fraction={kind.rope.fraction} must be an even number of "
                     "dimensions to rotate."
                 )
+
+        turned = {(kind.rope.fraction, kind.rope.interleaved) for kind in self.layers if kind.rope}
+        if self.positions == "rope" and len(turned) > 1:
+            raise ValueError(f"layers differ in rope's (fraction, interleaved), {sorted(turned)}; make them the same.")
 
     def kinds(self) -> tuple[int, ...]:
         """The kind of every layer, bottom to top."""

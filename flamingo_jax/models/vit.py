@@ -142,6 +142,8 @@ class ViT(nn.Module):
             tokens = jnp.concatenate(tokens).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(tokens, (batch, *tokens.shape)), x], axis=1)
         if config.positions == "rope":
+            if shape is None:
+                raise ValueError("positions='rope' needs images, not patches: their grid says where each stands.")
             rope = grid_rope(shape, prefix, width // config.heads, config.rope_theta)
             return x, tuple(jnp.asarray(table) for table in rope)
         return x, None
@@ -158,7 +160,7 @@ class ViT(nn.Module):
         elif config.pool == "class":
             pooled = norm(tokens[:, 0]) if config.pool_norm else tokens[:, 0]
         else:
-            pooled = tokens.mean(1)
+            pooled = tokens.mean(1, where=None if visible is None else visible[:, 0, :, None])
         if config.projection:
             shape = (config.width, config.projection)
             layer = Einsum(shape, ("features", "joint"), config.width, self.dtype, name="projection")
