@@ -201,9 +201,8 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
     config = public.read_config(path)
     kind = config.get("model_type")
     if "cross_attn_every_n_layers" in config:
-        tokens = (config["eoc_token_id"], config["media_token_id"])
-        ours, variables = public.load_open_flamingo_folder(path, config, dtype)
-        return _whole(ours, tokens, variables, image_token=tokens[1])
+        ours, new, variables = public.load_open_flamingo_folder(path, config, dtype)
+        return _whole(ours, new, variables, image_token=new[1])
     if kind == "idefics":
         ours, new, variables = public.load_idefics(path, config, dtype)
         # The tokenizer's order: the fake token around images, <image>, and in later models <end_of_utterance>.

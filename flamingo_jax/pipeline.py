@@ -24,7 +24,6 @@ from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo, assemble
-from flamingo_jax.models.vit import POOLING
 from flamingo_jax.training import checkpoint, loop, sharding
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
@@ -160,6 +159,10 @@ def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict
     return assemble(given.get("language"), given.get("vision"), config.model.gated)
 
 
+# Options that say how a checkpoint's weights are used, not what they are.
+_FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
+
+
 def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
     """The weights of the language model or the vision encoder. ValueError when a checkpoint holds another model."""
     if "/" not in source:
@@ -168,12 +171,15 @@ def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> d
     folder = pathlib.Path(source)
     reader = {"language": public.load_language, "vision": public.load_vision}[part]
     found, weights = reader(folder, public.read_config(folder))
-    asked = getattr(config.model, part)
-    if found != asked:
-        there, here = dataclasses.asdict(found), dataclasses.asdict(asked)
-        differing = [f"{key}: {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
-        raise ValueError(f"{folder} does not hold config.model.{part}: {'; '.join(differing)}.")
-    return {name: weight for name, weight in weights.items() if name not in POOLING}
+    there, here = dataclasses.asdict(found), dataclasses.asdict(getattr(config.model, part))
+    differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
+    if differing:
+        values = "; ".join(f"{key}: {there.get(key)} there, {here[key]} here" for key in differing)
+        raise ValueError(f"{folder} does not hold config.model.{part}: {values}.")
+    if part == "language":
+        return weights
+    needed = {path.split("/")[0] for path in public.encoder_shapes(found)}  # without those of the pooled vector
+    return {name: weight for name, weight in weights.items() if name in needed}
 
 
 def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:

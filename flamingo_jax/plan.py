@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 
 from flamingo_jax import config as configs
-from flamingo_jax.command import CONFIG, make_parser
+from flamingo_jax.command import CONFIG, HINT, TRACEBACK, make_parser
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.parts import part_of
 
@@ -59,9 +59,11 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing is computed; the devices here do not matter
     try:
         config = configs.build(CONFIG.value)
+        print(render(count(config.model)))
     except ValueError as error:
-        sys.exit(f"flamingo_jax.plan: {error}")
-    print(render(count(config.model)))
+        if TRACEBACK.value:
+            raise
+        sys.exit(f"flamingo_jax.plan: {error}{HINT}")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def _check_names(config: RunConfig, path: str) -> None:
             for part, name in stage.parts.items()
             if "/" not in name  # a folder, not a stage
         ]
+        if stage.objective == "contrastive" and config.model.text_tower is None:
+            raise ValueError(f"{path}.stages.{key} needs {path}.model.text_tower, which is not given.")
         references += [(f"{path}.stages.{key}.optimizer.rates", part, PARTS) for part in stage.optimizer.rates]
         references += [(f"{path}.stages.{key}.parts", part, ("language", "vision")) for part in stage.parts]
         frozen = {"vision" if part == "vision" else "language" for part in config.model.frozen}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, ResamplerConfig, ViTConfig
-from flamingo_jax.convert.language_config import llama
+from flamingo_jax.convert.language_config import activation, llama, refuse
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 from flamingo_jax.convert.vision import CLIP_PIXELS, open_clip_rules, transformers_rules
 
@@ -99,6 +99,8 @@ OPEN_FLAMINGO_IGNORED = (r"^vision_encoder\.(ln_post|proj)(\.|$)",)
 
 def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
     """The whole model that an IDEFICS ``config.json`` describes: today's, 2023's nested or its first, flat spelling."""
+    if config.get("alpha_type") != "vector":
+        refuse(config, alpha_type="float")
     vision = dict(config.get("vision_config") or {})
     perceiver = {**config, **(config.get("perceiver_config") or {})}
     flat = {key.removeprefix("vision_"): value for key, value in config.items() if key.startswith("vision_")}
@@ -114,7 +116,7 @@ def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
         patch_size=patch,
         grid=(side, side),
         mlp_width=vision.get("intermediate_size", 5120),
-        activation={"gelu": "gelu", "quick_gelu": "quick_gelu"}[vision.get("hidden_act", "gelu")],
+        activation=activation(vision.get("hidden_act", "gelu")),
         epsilon=vision.get("layer_norm_eps", 1e-5),
         class_token=True,
         patch_bias=False,
@@ -138,7 +140,7 @@ def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
         every=config.get("cross_layer_interval", 1),
         heads=language.heads,
         head_size=language.head_size,
-        gate={"float": "scalar", "vector": "vector"}[config.get("alpha_type", "float")],
+        gate="vector" if config.get("alpha_type") == "vector" else "scalar",
         norm="rms",
         media_norm=False,
         epsilon=language.epsilon,

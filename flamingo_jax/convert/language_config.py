@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,6 +34,15 @@ def refuse(config: Mapping[str, Any], **usual) -> None:
     for key, value in usual.items():
         if config.get(key, value) not in (value, None):
             raise ValueError(f"{config['model_type']}: {key}={config[key]!r} is not implemented, only {value!r}.")
+
+
+@contextlib.contextmanager
+def needing(what: str):
+    """Turns the absence of a key that ``what`` cannot do without into a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what}: the config has no {error}, which the model cannot do without.") from None
 
 
 def rope(
@@ -389,8 +399,5 @@ def language_config(config: Mapping[str, Any]) -> LanguageConfig:
         return language_config({"model_type": "gemma3_text", **config["text_config"]})
     if kind not in FAMILIES:
         raise ValueError(f"model_type={kind!r} is not implemented as a language model; {suggest(kind, FAMILIES)}.")
-    try:
-        options = FAMILIES[kind](config)
-    except KeyError as error:
-        raise ValueError(f"{kind}: the config has no {error}, which says how large the model is.") from None
-    return LanguageConfig(**options)
+    with needing(kind):
+        return LanguageConfig(**FAMILIES[kind](config))

@@ -16,7 +16,7 @@ from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, NFNetC
 from flamingo_jax.convert import flamingo as public
 from flamingo_jax.convert import vision
 from flamingo_jax.convert.language import ignored, language_rules
-from flamingo_jax.convert.language_config import FAMILIES, language_config
+from flamingo_jax.convert.language_config import FAMILIES, language_config, needing
 from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import convert, without
 from flamingo_jax.convert.vision import vision_config, vision_rules
@@ -124,7 +124,9 @@ def assemble(parts: Mapping[str, Any], gated: GatedConfig) -> dict[str, dict]:
 
 def load_idefics(path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None):
     """(config, ids of the new tokens, {"params", "frozen"}) of an IDEFICS folder."""
-    ours, checkpoint = public.idefics_config(config), Checkpoint(path)
+    with needing("idefics"):
+        ours = public.idefics_config(config)
+    checkpoint = Checkpoint(path)
     added = checkpoint.shapes.get("model.embed_tokens.additional_embedding.weight", (0,))[0]
     rules, strip = language_rules("llama", ours.language)
     parts = read(
@@ -151,10 +153,10 @@ def is_language(config: Mapping[str, Any]) -> bool:
 
 
 def load_open_flamingo_folder(path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None):
-    """(config, {"params", "frozen"}) of a folder with ``params.safetensors`` and a description of its parts."""
-    tower = config["vision"]
-    encoder = vision.open_clip(
-        {
+    """(config, ids of the new tokens, {"params", "frozen"}) of a folder with ``params.safetensors`` and a config."""
+    with needing("OpenFlamingo"):
+        tower, language = config["vision"], config["lm"]
+        described = {
             "embed_dim": 1,  # the projection is not used
             "quick_gelu": tower.get("act") == "quick_gelu",
             "vision_cfg": {
@@ -166,10 +168,11 @@ def load_open_flamingo_folder(path: pathlib.Path, config: Mapping[str, Any], dty
                 "mlp_ratio": tower.get("mlp_ratio", 4),
             },
         }
-    )
-    tokens = (config["eoc_token_id"], config["media_token_id"])
-    every = config["cross_attn_every_n_layers"]
-    return load_open_flamingo(path / "params.safetensors", config["lm"], encoder, every, tokens, dtype)
+        tokens = (config["eoc_token_id"], config["media_token_id"])
+        every = config["cross_attn_every_n_layers"]
+    encoder = vision.open_clip(described)
+    ours, variables = load_open_flamingo(path / "params.safetensors", language, encoder, every, tokens, dtype)
+    return ours, tokens, variables
 
 
 def load_open_flamingo(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flamingo_jax.config import NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert.language_config import activation, refuse
+from flamingo_jax.convert.language_config import activation, needing, refuse
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 
 CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
@@ -186,14 +186,15 @@ TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2
 def vision_config(config: Mapping[str, Any]) -> ViTConfig | NFNetConfig:
     """The encoder that a public config describes. Raises ValueError naming what is not implemented."""
     kind = config.get("model_type")
-    if kind in TOWERS:
-        return vision_config({**config["vision_config"], "model_type": TOWERS[kind]})
-    if kind in FAMILIES:
-        return FAMILIES[kind](config)
-    if "vision_cfg" in config.get("model_cfg", config):
-        return open_clip(config)
-    if "architecture" in config:
-        return nfnet(config)
+    with needing(kind or "a vision encoder"):
+        if kind in TOWERS:
+            return vision_config({**config["vision_config"], "model_type": TOWERS[kind]})
+        if kind in FAMILIES:
+            return FAMILIES[kind](config)
+        if "vision_cfg" in config.get("model_cfg", config):
+            return open_clip(config)
+        if "architecture" in config:
+            return nfnet(config)
     known = (*FAMILIES, *TOWERS, "open_clip", "dm_nfnet_f0 .. f6")
     raise ValueError(f"model_type={kind!r} is not implemented as a vision encoder; {suggest(kind, known)}.")
 

@@ -38,7 +38,7 @@ def _rank(model, variables, cache, logits, medium, candidates, mask) -> jax.Arra
         return first * mask[:, :, 0]
     rows = candidates.reshape(batch * count, length)
     cache = jax.tree.map(lambda leaf, axis: _repeat(leaf, count, axis), cache, _batch_axes(model))
-    medium = tuple(jnp.repeat(part, count, axis=0) for part in medium)
+    medium = jax.tree.map(lambda part: jnp.repeat(part, count, axis=0), medium)  # (None, None) without media
     logits, _ = extend(model, variables, cache, rows[:, :-1], medium, mask.reshape(rows.shape)[:, :-1])
     rest = jnp.take_along_axis(jax.nn.log_softmax(logits), rows[:, 1:, None], axis=2).reshape(batch, count, -1)
     # Padding may hold -inf, which no product with a mask removes.

@@ -100,6 +100,11 @@ class Decoder(nn.Module):
         if not self.new_tokens:
             return None, None
         first, width = self.new_tokens[0], self.config.embedding_width
+        if self.new_tokens != tuple(range(first, first + len(self.new_tokens))) or first > self.config.vocab_rows:
+            raise ValueError(
+                f"new_tokens={self.new_tokens} must be consecutive ids, none beyond the first after the table's "
+                f"{self.config.vocab_rows} rows."
+            )
         init = named(nn.initializers.normal(self.config.width**-0.5), None, "vector")
 
         def rows(name):

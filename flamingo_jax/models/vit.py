@@ -13,9 +13,6 @@ from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.layers import Einsum, FeedForward, Norm
 from flamingo_jax.models.pixels import normalise, resize_table, resize_tables
 
-# Weights of the pooled vector, which tokens do not need.
-POOLING = ("probe", "pool_attention", "pool_norm", "pool_mlp", "projection")
-
 
 def grid_rope(shape: tuple[int, int], prefix: int, head_size: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """DINOv3's rotary tables cos and sin, float32 [1, 1, prefix + h w, K / 2]: rows, then columns.

@@ -19,7 +19,8 @@ from flamingo_jax.models.flamingo import Flamingo
 class Objective:
     """The three functions by which the loop knows a model.
 
-    init(key, batch) -> boxed variables. loss(params, frozen, batch) -> scalar, averaged over the global batch.
+    init(key, batch) -> boxed variables. loss(params, frozen, batch, key=None) -> scalar, averaged over the global
+    batch; key: for what is random in training (an encoder's stochastic depth), None for nothing.
     monitor(params) -> {name: scalar} worth logging beside the loss.
     """
 
@@ -61,7 +62,7 @@ def language(config: ModelConfig, eoc: int, pad: int) -> Objective:
     """Next-token prediction on text; every weight is trainable."""
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
-    def loss(params, frozen, batch):
+    def loss(params, frozen, batch, key=None):
         logits = model.apply({"params": params}, batch["tokens"], batch["tokens"] != pad)
         return token_loss(logits, batch["tokens"], batch["weights"])
 
@@ -76,9 +77,10 @@ def contrastive(config: ModelConfig, eoc: int, pad: int) -> Objective:
     def inputs(batch):
         return batch["media"][:, 0, 0], batch["tokens"], batch["tokens"] != pad
 
-    def loss(params, frozen, batch):
+    def loss(params, frozen, batch, key=None):
         valid = batch["media_mask"][:, 0] & (batch["weights"].sum(-1) > 0)
-        return contrastive_loss(*model.apply({"params": params}, *inputs(batch)), tower.label_smoothing, valid)
+        outputs = model.apply({"params": params}, *inputs(batch), rngs=_streams(key))
+        return contrastive_loss(*outputs, tower.label_smoothing, valid)
 
     return Objective(
         lambda key, batch: model.init(key, *inputs(batch)),
@@ -94,21 +96,33 @@ def flamingo(config: ModelConfig, eoc: int, pad: int) -> Objective:
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], batch["tokens"] != pad
 
-    def loss(params, frozen, batch):
-        logits = model.apply({"params": params, "frozen": frozen}, *inputs(batch))
+    def loss(params, frozen, batch, key=None):
+        rngs = _streams(key) if "vision" not in config.frozen else {}
+        logits = model.apply({"params": params, "frozen": frozen}, *inputs(batch), rngs=rngs)
         return token_loss(logits, batch["tokens"], batch["weights"])
 
     return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates)
 
 
+def _streams(key: jax.Array | None) -> dict[str, jax.Array]:
+    """The random streams of a vision encoder that trains."""
+    return {} if key is None else {"stochastic_depth": key}
+
+
 def gates(params: dict) -> dict[str, jax.Array]:
-    """|tanh gate| of every gated layer, bottom to top: ``gate/attention/<i>`` and ``gate/mlp/<i>``."""
-    decoder = params["decoder"]
-    parts = [decoder[key]["gated"] for key in ("groups", "remainder", "graft") if key in decoder]
-    out = {}
+    """|tanh gate| of every gated layer that has one, bottom to top: ``gate/attention/<i>`` and ``gate/mlp/<i>``.
+
+    Of a gate per channel the mean over channels.
+    """
+    decoder, out = params["decoder"], {}
     for kind in ("attention", "mlp"):
-        values = jnp.concatenate([jnp.atleast_1d(part[f"{kind}_gate"]) for part in parts])
-        out |= {f"gate/{kind}/{i}": jnp.abs(jnp.tanh(value)) for i, value in enumerate(values)}
+        values = []
+        for key in ("groups", "remainder", "graft"):
+            gate = decoder.get(key, {}).get("gated", {}).get(f"{kind}_gate")
+            if gate is not None:
+                gate = jnp.abs(jnp.tanh(gate))
+                values += [gate.mean()] if key == "remainder" else [layer.mean() for layer in gate]
+        out |= {f"gate/{kind}/{i}": value for i, value in enumerate(values)}
     return out
 
 

@@ -21,8 +21,10 @@ def make_step(objective: Objective, lambdas: Mapping[str, float], optimizer: opt
 
     def step(state: dict, frozen: dict, batches: dict):
         params, metrics, total = state["params"], {}, None
-        for name, weight in lambdas.items():
-            loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batches[name])
+        key = jax.random.fold_in(jax.random.key(0), state["step"])  # of the step alone: a resumed run draws the same
+        for number, (name, weight) in enumerate(lambdas.items()):
+            random = jax.random.fold_in(key, number)
+            loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batches[name], random)
             metrics[f"loss/{name}"] = loss
             grads = jax.tree.map(lambda g, w=weight: w * g, grads)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)

@@ -1,12 +1,17 @@
 """Losses against their definitions."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from flamingo_jax.config import ExampleConfig
 from flamingo_jax.data.example import empty_batch
+from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training.objective import contrastive, contrastive_loss, gates, token_loss
 
 
@@ -71,3 +76,44 @@ def test_gates_are_listed_bottom_to_top(flamingo):
     values = gates(variables["params"])
     assert list(values) == ["gate/attention/0", "gate/attention/1", "gate/mlp/0", "gate/mlp/1"]
     np.testing.assert_allclose(list(values.values()), np.tanh(0.7), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        ({}, {"attention", "mlp"}),
+        ({"gate": "vector"}, {"attention", "mlp"}),
+        ({"mlp": "none"}, {"attention"}),
+        ({"gate": "none"}, set()),
+        ({"graft": 2}, {"attention", "mlp"}),
+    ],
+    ids=str,
+)
+def test_gates_are_watched_where_there_are_some(model_config, example, options, names):
+    """Depth 3 and a gated layer before every second block: two of them, one in the shorter last group."""
+    gated = dataclasses.replace(model_config.gated, gate_init=0.5, **options)
+    model = Flamingo(dataclasses.replace(model_config, gated=gated), (3,))
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *example.values()))["params"]
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5), shapes)
+    found = gates(params)
+    assert set(found) == {f"gate/{name}/{i}" for name in names for i in range(2)}
+    for value in found.values():
+        assert value == pytest.approx(np.tanh(0.5))
+
+
+def test_depth_is_stochastic_in_training_and_nowhere_else(model_config):
+    """A key makes the loss random where the encoder trains; without one, and where it is frozen, nothing is drawn."""
+    vision = dataclasses.replace(model_config.vision, depths=(1, 2), stochastic_depth=0.9)
+    goal = contrastive(dataclasses.replace(model_config, vision=vision), eoc=3, pad=0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "media": rng.integers(0, 256, (4, 1, 1, 16, 16, 3)).astype(np.uint8),
+        "tokens": rng.integers(4, 64, (4, 6)).astype(np.int32),
+        "weights": np.ones((4, 6), np.float32),
+        "media_mask": np.ones((4, 1), bool),
+    }
+    params = nn.meta.unbox(jax.jit(goal.init)(jax.random.key(0), batch))["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.5 if leaf.ndim == 0 else leaf, params)  # skip gains start at zero
+    loss = jax.jit(goal.loss)
+    plain, *drawn = (float(loss(params, {}, batch, key)) for key in (None, jax.random.key(1), jax.random.key(2)))
+    assert len({plain, *drawn}) == 3 and plain == float(loss(params, {}, batch))

@@ -1,0 +1,55 @@
+"""Stages that start from public checkpoints, as ``stages.STAGE.parts`` names them."""
+
+import dataclasses
+import pathlib
+import runpy
+
+import chex
+import jax
+import pytest
+
+from flamingo_jax import config as configs
+from flamingo_jax import pipeline
+from flamingo_jax.convert import load
+from flamingo_jax.training import loop, sharding
+from flamingo_jax.training.objective import OBJECTIVES
+
+ROOT = pathlib.Path(__file__).parents[1]
+LANGUAGE, VISION = (ROOT / "tests" / "golden" / name for name in ("language/qwen3", "vision/clip_vision_gelu"))
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The miniature on a public language model and a public encoder, whose class token it drops."""
+    given = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]().to_dict()
+    language, _ = load.load_language(LANGUAGE, load.read_config(LANGUAGE))
+    vision, _ = load.load_vision(VISION, load.read_config(VISION))
+    given["model"]["language"] = dataclasses.asdict(language) | {"max_positions": 128}  # base.py's pages have 112
+    given["model"]["vision"] = dataclasses.asdict(vision) | {"patches_only": True, "pool": "none"}
+    given["order"], given["stages"] = ("flamingo",), {"flamingo": given["stages"]["flamingo"]}
+    given["stages"]["flamingo"]["parts"] = {"language": str(LANGUAGE), "vision": str(VISION)}
+    return configs.build(given)
+
+
+def test_a_stage_starts_from_public_checkpoints(config, tmp_path):
+    stage = config.stages["flamingo"]
+    goal = OBJECTIVES["flamingo"](config.model, 1, 0)
+    mesh = sharding.make_mesh(configs.MeshConfig(), jax.devices()[:1])
+    initial, frozen = pipeline._pretrained(stage, config, tmp_path, goal, mesh)
+    assert initial == {} and set(frozen) == {"decoder", "vision"}
+    _, weights = load.load_language(LANGUAGE, load.read_config(LANGUAGE))
+    blocks = jax.tree.map(lambda leaf: leaf[:, 0], frozen["decoder"]["groups"]["language"]["blocks"])  # every=1
+    chex.assert_trees_all_equal(jax.device_get(blocks), weights["language"]["blocks"])
+    loop.check_model(mesh, goal, config.datasets["m3w"].example)
+
+
+def test_a_checkpoint_of_another_model_is_named(config, tmp_path):
+    other = dataclasses.replace(config.model.language, epsilon=1e-3)
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, language=other))
+    with pytest.raises(
+        ValueError, match=r"qwen3 does not hold config\.model\.language: epsilon: 1e-06 there, 0\.001 here"
+    ):
+        pipeline._parts(config.stages["flamingo"], changed, tmp_path)
+    stage = dataclasses.replace(config.stages["flamingo"], parts={"language": str(tmp_path / "no/where")})
+    with pytest.raises(ValueError, match="no/where has no config.json"):
+        pipeline._parts(stage, config, tmp_path)
