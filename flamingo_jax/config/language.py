@@ -49,7 +49,7 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
-    """A causal decoder; the options cover today's dense families (``convert/language.py`` has a table of them).
+    """A causal decoder; the options cover today's dense families (``convert/language_config.py`` has a table of them).
 
     Sizes: vocab_size valid tokens V; vocab_rows rows of the table, 0 for V (logits of the rows beyond V are masked);
     width D; depth blocks; heads H; kv_heads, 0 for H; head_size K, 0 for D / H; mlp_width, 0 for 4 D; embedding_width
@@ -149,7 +149,6 @@ class LanguageConfig:
                     f"head_size={self.head_size} times rope.fraction={kind.rope.fraction} must be an even number of "
                     "dimensions to rotate."
                 )
-
         turned = {(kind.rope.fraction, kind.rope.interleaved) for kind in self.layers if kind.rope}
         if self.positions == "rope" and len(turned) > 1:
             raise ValueError(f"layers differ in rope's (fraction, interleaved), {sorted(turned)}; make them the same.")

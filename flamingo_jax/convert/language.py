@@ -8,10 +8,15 @@ from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 _QKV = ("query", "key", "value")
 
 
-def _sizes(config: LanguageConfig, prefix: str = "attention/") -> dict[str, int]:
+def _sizes(config: LanguageConfig) -> dict[str, int]:
     """Rows of the projections that are stored as one."""
     heads = (config.heads, config.kv_heads, config.kv_heads)
-    return {f"{prefix}{name}": count * config.head_size for name, count in zip(_QKV, heads, strict=True)}
+    return {f"attention/{name}": count * config.head_size for name, count in zip(_QKV, heads, strict=True)}
+
+
+def _separate(at: str) -> list[Rule]:
+    """Queries, keys and values that are stored one by one."""
+    return [rule for name in _QKV for rule in linear(f"{at}.{name[0]}_proj", f"attention/{name}")]
 
 
 def _decoder(blocks: list[Rule], at: str, outside: list[Rule]) -> list[Rule]:
@@ -23,7 +28,6 @@ def _decoder(blocks: list[Rule], at: str, outside: list[Rule]) -> list[Rule]:
 _NORMS = {
     "pre": {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"},
     "parallel": {"input_layernorm": "attention_norm"},
-    "parallel_two": {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"},
     "branch": {"post_attention_layernorm": "attention_norm", "post_feedforward_layernorm": "mlp_norm"},
     "sandwich": {
         "input_layernorm": "attention_norm",
@@ -36,9 +40,7 @@ _NORMS = {
 
 def llama_rules(config: LanguageConfig) -> list[Rule]:
     """LLaMA's names, and those of its many variants."""
-    blocks = []
-    for name, ours in zip("qkv", _QKV, strict=True):
-        blocks += linear(f"self_attn.{name}_proj", f"attention/{ours}")
+    blocks = _separate("self_attn")
     for name, ours in (("q", "query"), ("k", "key")):
         blocks += norm(f"self_attn.{name}_norm", f"attention/{ours}_norm")
     blocks += linear("self_attn.o_proj", "attention/out")
@@ -51,7 +53,7 @@ def llama_rules(config: LanguageConfig) -> list[Rule]:
 
 
 def phi3_rules(config: LanguageConfig) -> list[Rule]:
-    return _other(llama_rules(config)) + prefixed(
+    return llama_rules(config) + prefixed(
         fused("self_attn.qkv_proj", _sizes(config))
         + fused("mlp.gate_up_proj", {"mlp/gate": config.mlp_width, "mlp/up": config.mlp_width}),
         "layers.{i}.",
@@ -59,26 +61,17 @@ def phi3_rules(config: LanguageConfig) -> list[Rule]:
     )
 
 
-def _other(rules: list[Rule]) -> list[Rule]:
-    """LLaMA's rules without the projections that Phi-3 stores together."""
-    ours = ("query", "key", "value", "gate", "up")
-    return [rule for rule in rules if not (rule.target.endswith("kernel") and rule.target.split("/")[-2] in ours)]
-
-
 def stablelm_rules(config: LanguageConfig) -> list[Rule]:
     per_head = [
         Rule(f"self_attn.{name}_layernorm.norms.{{h}}.weight", f"attention/{ours}_norm/scale")
         for name, ours in (("q", "query"), ("k", "key"))
     ]
-    return [
-        rule for rule in llama_rules(config) if "_norm/scale" not in rule.target or "attention/" not in rule.target
-    ] + [*prefixed(per_head, "layers.{i}.", "language/blocks/")]
+    return llama_rules(config) + prefixed(per_head, "layers.{i}.", "language/blocks/")
 
 
 def phi_rules(config: LanguageConfig) -> list[Rule]:
     blocks = linear("self_attn.dense", "attention/out") + linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
-    for name, ours in zip("qkv", _QKV, strict=True):
-        blocks += linear(f"self_attn.{name}_proj", f"attention/{ours}")
+    blocks += _separate("self_attn")
     for name, ours in (("q", "query"), ("k", "key")):
         blocks += norm(f"self_attn.{name}_layernorm", f"attention/{ours}_norm")
     blocks += norm("input_layernorm", "attention_norm")
@@ -107,8 +100,7 @@ def gpt_neox_rules(config: LanguageConfig) -> list[Rule]:
 
 def gptj_rules(config: LanguageConfig) -> list[Rule]:
     blocks = linear("attn.out_proj", "attention/out") + linear("mlp.fc_in", "mlp/up") + linear("mlp.fc_out", "mlp/down")
-    for name, ours in zip("qkv", _QKV, strict=True):
-        blocks += linear(f"attn.{name}_proj", f"attention/{ours}")
+    blocks += _separate("attn")
     outside = [Rule("wte.weight", "embedding/table"), *_head("lm_head")]
     return _decoder(blocks + norm("ln_1", "attention_norm"), "h", outside + norm("ln_f", "norm"))
 
@@ -124,8 +116,7 @@ def gpt2_rules(config: LanguageConfig) -> list[Rule]:
 
 def opt_rules(config: LanguageConfig) -> list[Rule]:
     blocks = linear("self_attn.out_proj", "attention/out") + linear("fc1", "mlp/up") + linear("fc2", "mlp/down")
-    for name, ours in zip("qkv", _QKV, strict=True):
-        blocks += linear(f"self_attn.{name}_proj", f"attention/{ours}")
+    blocks += _separate("self_attn")
     blocks += norm("self_attn_layer_norm", "attention_norm") + norm("final_layer_norm", "mlp_norm")
     outside = [
         Rule("embed_tokens.weight", "embedding/table"),
@@ -137,24 +128,20 @@ def opt_rules(config: LanguageConfig) -> list[Rule]:
     return _decoder(blocks, "layers", outside + norm("final_layer_norm", "norm"))
 
 
-def _mpt_rules(config: LanguageConfig, norms: tuple, qk_norms: tuple, up: str, down: str, final: str) -> list[Rule]:
+def _mpt_rules(config: LanguageConfig, norms: tuple[str, str], up: str, down: str, final: str) -> list[Rule]:
     blocks = fused("attn.Wqkv", _sizes(config)) + linear("attn.out_proj", "attention/out")
     blocks += linear(up, "mlp/up") + linear(down, "mlp/down")
-    for source, target in zip(norms + qk_norms, _MPT_NORMS, strict=True):
-        blocks += norm(source, target)
+    blocks += norm(norms[0], "attention_norm") + norm(norms[1], "mlp_norm")
+    blocks += norm("attn.q_ln", "attention/query_norm") + norm("attn.k_ln", "attention/key_norm")
     return _decoder(blocks, "blocks", [Rule("wte.weight", "embedding/table"), *norm(final, "norm")])
 
 
-_MPT_NORMS = ("attention_norm", "mlp_norm", "attention/query_norm", "attention/key_norm")
-
-
 def mpt_rules(config: LanguageConfig) -> list[Rule]:
-    qk_norms = ("attn.q_ln", "attn.k_ln")
-    return _mpt_rules(config, ("norm_1", "norm_2"), qk_norms, "ffn.up_proj", "ffn.down_proj", "norm_f")
+    return _mpt_rules(config, ("norm_1", "norm_2"), "ffn.up_proj", "ffn.down_proj", "norm_f")
 
 
 def mosaic_rules(config: LanguageConfig) -> list[Rule]:
-    return _mpt_rules(config, ("ln_1", "ln_2"), ("attn.q_ln", "attn.k_ln"), "mlp.mlp_up", "mlp.mlp_down", "ln_f")
+    return _mpt_rules(config, ("ln_1", "ln_2"), "mlp.mlp_up", "mlp.mlp_down", "ln_f")
 
 
 # model_type -> (rules of a config, what stands before the names); the families that are not here are LLaMA's.

@@ -19,13 +19,12 @@ from flamingo_jax.convert.language import ignored, language_rules
 from flamingo_jax.convert.language_config import FAMILIES, language_config, needing
 from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import convert, without
-from flamingo_jax.convert.vision import vision_config, vision_rules
+from flamingo_jax.convert.vision import vision_config
 from flamingo_jax.models import flamingo
 from flamingo_jax.models.decoder import Decoder, depth_of, group_bridge
+from flamingo_jax.models.encoder import ENCODERS
 from flamingo_jax.models.gated import GatedCrossAttention
-from flamingo_jax.models.nfnet import NFNet
 from flamingo_jax.models.resampler import Resampler
-from flamingo_jax.models.vit import ViT
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -67,6 +66,7 @@ def load_language(
 
 
 def decoder_shapes(config: LanguageConfig) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of a bare decoder's weights."""
     return shapes_of(Decoder(config, jnp.float32), jnp.zeros((1, 2), jnp.int32))
 
 
@@ -74,17 +74,17 @@ def load_vision(
     path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None
 ) -> tuple[ViTConfig | NFNetConfig, dict]:
     """(config, weights) of a public vision encoder's folder."""
-    ours, named = vision_config(config), vision.spelling(config)
-    options = {"rename": without(vision.PREFIXES[named]), "ignore": vision.IGNORED[named], "dtype": dtype}
-    return ours, read(Checkpoint(path), vision_rules(ours, named), encoder_shapes(ours, pool=True), **options)
+    ours = vision_config(config)
+    rules, strip, ignore = vision.SPELLINGS[vision.spelling(config)]
+    options = {"rename": without(strip), "ignore": ignore, "dtype": dtype}
+    return ours, read(Checkpoint(path), rules(ours), encoder_shapes(ours, pool=True), **options)
 
 
 def encoder_shapes(config: ViTConfig | NFNetConfig, pool: bool = False) -> dict[str, tuple[int, ...]]:
-    size = 64 if isinstance(config, NFNetConfig) else config.patch_size * 2
-    images = jnp.zeros((1, size, size, 3), jnp.float32)
-    if isinstance(config, NFNetConfig):
-        return shapes_of(NFNet(config, jnp.float32), images)
-    return shapes_of(ViT(config, jnp.float32), images, pool=pool)
+    """{path: shape} of an encoder's weights; pool: with those of the pooled vector, where it has some."""
+    options = {"pool": pool} if isinstance(config, ViTConfig) else {}
+    images = jnp.zeros((1, 64, 64, 3), jnp.float32)
+    return shapes_of(ENCODERS[type(config)](config, jnp.float32), images, **options)
 
 
 def bridge_shapes(config: ModelConfig, new_tokens: int) -> dict[str, tuple[int, ...]]:

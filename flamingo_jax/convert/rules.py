@@ -25,7 +25,7 @@ class Rule:
     """source: a public name; {i} counts layers (first, first + step, ..), {h} heads. target: our path, where layers are
     stacked in front.
 
-    op: copy | transpose (out, in -> in, out) | conv (OIHW -> HWIO) | patch (OIHW -> (H W I), O) | interleaved (the
+    op: copy | transpose (out, in -> in, out) | conv (OIHW -> HWIO, or (H W I), O) | interleaved (the
     part-th of 3 in every head, GPT-NeoX). cut: (axis, start, stop) of the source, for what is stored together.
     """
 
@@ -49,7 +49,6 @@ OPS = {
     "copy": lambda w, shape, part: w.reshape(shape),
     "transpose": lambda w, shape, part: w.T.reshape(shape),
     "conv": lambda w, shape, part: w.transpose(2, 3, 1, 0).reshape(shape),
-    "patch": lambda w, shape, part: w.transpose(2, 3, 1, 0).reshape(shape),
     "interleaved": _interleaved,
 }
 
@@ -64,15 +63,13 @@ def norm(source: str, target: str) -> list[Rule]:
     return [Rule(f"{source}.weight", f"{target}/scale"), Rule(f"{source}.bias", f"{target}/offset")]
 
 
-def fused(
-    source: str, targets: Mapping[str, int], op: str = "transpose", axis: int = 0, weight="weight", bias="bias", dot="."
-) -> list[Rule]:
-    """Several projections stored as one, one after another along ``axis``: {target: size}."""
+def fused(source: str, targets: Mapping[str, int], op: str = "transpose", axis: int = 0, dot: str = ".") -> list[Rule]:
+    """Several projections stored as one, one after another along ``axis``: {target: size}. dot: before "weight"."""
     rules, start = [], 0
     for target, size in targets.items():
         stop = start + size
-        rules.append(Rule(f"{source}{dot}{weight}", f"{target}/kernel", op, (axis, start, stop)))
-        rules.append(Rule(f"{source}{dot}{bias}", f"{target}/bias", "copy", (0, start, stop)))
+        rules.append(Rule(f"{source}{dot}weight", f"{target}/kernel", op, (axis, start, stop)))
+        rules.append(Rule(f"{source}{dot}bias", f"{target}/bias", "copy", (0, start, stop)))
         start = stop
     return rules
 
@@ -101,7 +98,8 @@ def convert(
     """Reads every weight of ours from ``checkpoint``.
 
     Args:
-        rules: may name targets that this model does not have; those are left out.
+        rules: may name targets that this model does not have; those are left out. Of two rules for one target the
+            later counts, so a family is another one's table and what differs.
         shapes: {path: shape} of all our weights.
         rename: from the file's names to those of the rules; None for a tensor that repeats another one.
         ignore: regular expressions of names (renamed) that are no weights of ours.

@@ -199,49 +199,13 @@ def vision_config(config: Mapping[str, Any]) -> ViTConfig | NFNetConfig:
     raise ValueError(f"model_type={kind!r} is not implemented as a vision encoder; {suggest(kind, known)}.")
 
 
-def vision_rules(config: ViTConfig | NFNetConfig, spelling: str) -> list[Rule]:
-    """The table of names: transformers | dinov2 | dinov3 | open_clip | timm."""
-    return {
-        "transformers": transformers_rules,
-        "dinov2": dinov2_rules,
-        "dinov3": dinov3_rules,
-        "open_clip": open_clip_rules,
-        "timm": timm_rules,
-    }[spelling](config)
-
-
-def spelling(config: Mapping[str, Any]) -> str:
-    """How the file of a public config names its tensors."""
-    kind = config.get("model_type", "")
-    if kind.startswith("dinov"):
-        return kind[:6]
-    return "timm" if "architecture" in config else "transformers" if kind else "open_clip"
-
-
-# What stands before the names, per spelling, and what else a file may hold that belongs to other towers.
-PREFIXES = {
-    "transformers": r"vision_model\.",
-    "dinov2": r"dinov2(_with_registers)?\.",
-    "dinov3": r"(dinov3_vit|model)\.",
-    "open_clip": "",
-    "timm": "",
-}
-IGNORED = {
-    "transformers": (r"^text_model\.", r"^logit_(scale|bias)$", r"^(visual|text)_projection\."),
-    "dinov2": (r"mask_token$", r"^classifier\."),
-    "dinov3": (r"mask_token$",),
-    "open_clip": (r"^(?!visual\.)",),
-    "timm": (r"^head\.",),
-}
-
-
 def transformers_rules(config: ViTConfig) -> list[Rule]:
     """CLIP and SigLIP as transformers names them."""
     blocks = norm("layer_norm1", "attention_norm") + norm("layer_norm2", "mlp_norm")
     for name, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
         blocks += linear(f"self_attn.{name}", f"attention/{ours}")
     blocks += linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
-    patch = "transpose" if config.resize == "bilinear_antialias" else "patch"  # NaFlex has a matrix, not a convolution
+    patch = "transpose" if config.resize == "bilinear_antialias" else "conv"  # NaFlex has a matrix, not a convolution
     return [
         Rule("embeddings.class_embedding", "class"),
         Rule("embeddings.position_embedding.weight", "positions"),
@@ -278,7 +242,7 @@ def dinov2_rules(config: ViTConfig) -> list[Rule]:
         Rule("embeddings.cls_token", "class"),
         Rule("embeddings.register_tokens", "registers"),
         Rule("embeddings.position_embeddings", "positions"),
-        *linear("embeddings.patch_embeddings.projection", "patch", "patch"),
+        *linear("embeddings.patch_embeddings.projection", "patch", "conv"),
         *prefixed(blocks, "encoder.layer.{i}.", "layers/"),
         *norm("layernorm", "norm"),
     ]
@@ -294,7 +258,7 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
     return [
         Rule("embeddings.cls_token", "class"),
         Rule("embeddings.register_tokens", "registers"),
-        *linear("embeddings.patch_embeddings", "patch", "patch"),
+        *linear("embeddings.patch_embeddings", "patch", "conv"),
         *prefixed(blocks, "layer.{i}.", "layers/"),
         *norm("norm", "norm"),
     ]
@@ -306,7 +270,7 @@ def open_clip_rules(config: ViTConfig, prefix: str = "visual.") -> list[Rule]:
     rules = [
         Rule("class_embedding", "class"),
         Rule("positional_embedding", "positions"),
-        *linear("conv1", "patch", "patch"),
+        *linear("conv1", "patch", "conv"),
         *norm("ln_pre", "pre_norm"),
         *prefixed(blocks, "transformer.resblocks.{i}.", "layers/"),
         *norm("ln_post", "norm"),
@@ -338,3 +302,25 @@ def timm_rules(config: NFNetConfig) -> list[Rule]:
         others = "{i}" if depth > 2 else "1"  # a single one is not stacked
         rules += prefixed(block, f"stages.{stage}.{others}.", f"stage_{stage}_rest/", first=1)
     return rules
+
+
+# How files name their tensors: spelling -> (rules of a config, what stands before the names, names of other towers).
+SPELLINGS = {
+    "transformers": (
+        transformers_rules,
+        r"vision_model\.",
+        (r"^text_model\.", r"^logit_(scale|bias)$", r"^(visual|text)_projection\."),
+    ),
+    "dinov2": (dinov2_rules, r"dinov2(_with_registers)?\.", (r"mask_token$", r"^classifier\.")),
+    "dinov3": (dinov3_rules, r"(dinov3_vit|model)\.", (r"mask_token$",)),
+    "open_clip": (open_clip_rules, "", (r"^(?!visual\.)",)),
+    "timm": (timm_rules, "", (r"^head\.",)),
+}
+
+
+def spelling(config: Mapping[str, Any]) -> str:
+    """How the file of a public config names its tensors, a key of ``SPELLINGS``."""
+    kind = config.get("model_type", "")
+    if kind.startswith("dinov"):
+        return kind[:6]
+    return "timm" if "architecture" in config else "transformers" if kind else "open_clip"

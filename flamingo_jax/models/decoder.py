@@ -81,8 +81,7 @@ class Decoder(nn.Module):
         else:
             x = self._bridged(x, kinds, latents, media_index, where)
         if config.final_norm:
-            norm = make_norm(config, self.dtype, None)
-            x = norm_class(norm.dtype, norm.centred, norm.epsilon, norm.bias, norm.unit_offset, name="norm")(x)
+            x = make_norm(config, self.dtype, "norm", norm_class)(x)
         x = embedding.project(x)
         self.sow("intermediates", "hidden", x)
         return embedding.decode(x, rows_out)
@@ -126,12 +125,12 @@ class Decoder(nn.Module):
         if below:
             stack = freeze(Stack) if frozen else Stack
             x = stack(self.config, self.dtype, self.remat, name="below")(x, kinds[:below], where)
-        group = rematerialise(Group, self.remat)
         if groups:
             x = self._scan(x, "groups", kinds[below:split].reshape(groups, gated.every), frozen, latents, seen, where)
         if remainder:
             arguments = (self.config, gated, self.dtype, self.remat, frozen)
-            x, _ = group(*arguments, name="remainder")(x, kinds[split:], latents, seen, where)
+            group = rematerialise(Group, self.remat)(*arguments, name="remainder")
+            x, _ = group(x, kinds[split:], latents, seen, where)
         if gated.graft:
             x = self._scan(x, "graft", kinds[-1:].repeat(gated.graft)[:, None], False, latents, seen, where)
         return x

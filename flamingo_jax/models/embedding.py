@@ -66,8 +66,9 @@ class Embedding(nn.Module):
         if config.head_bias:
             logits = logits + self.head_bias.astype(jnp.float32)
         rows = _rows(new)
-        if extra := max([token + 1 - config.vocab_rows for token, _ in rows], default=0) * (len(rows) > 0):
-            logits = jnp.pad(logits, ((0, 0), (0, 0), (0, max(extra, 0))))
+        extra = max((token + 1 - config.vocab_rows for token, _ in rows), default=0)
+        if extra > 0:
+            logits = jnp.pad(logits, ((0, 0), (0, 0), (0, extra)))
         ids = jnp.arange(logits.shape[-1])
         valid = ids < config.vocab_size
         for token, row in rows:

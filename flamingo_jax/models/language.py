@@ -17,10 +17,10 @@ from flamingo_jax.models.remat import rematerialise
 STACKED = {"params": 0, "frozen": 0, "cache": 0}
 
 
-def make_norm(config: LanguageConfig, dtype: jnp.dtype, name: str) -> Norm:
-    """The decoder's kind of norm."""
+def make_norm(config: LanguageConfig, dtype: jnp.dtype, name: str, norm: type[nn.Module] = Norm) -> nn.Module:
+    """The decoder's kind of norm; ``norm``: ``Norm``, or its frozen version."""
     centred = config.norm == "layer"
-    return Norm(dtype, centred, config.epsilon, config.norm_bias, config.unit_offset, name=name)
+    return norm(dtype, centred, config.epsilon, config.norm_bias, config.unit_offset, name=name)
 
 
 def make_attention(config: LanguageConfig, dtype: jnp.dtype) -> Attention:

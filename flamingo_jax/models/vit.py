@@ -48,18 +48,21 @@ class ViTBlock(nn.Module):
         config = self.config
         x = constrain(x, "images", None, None)
 
-        def branch(name, layer, *more, **options):
-            y = Norm(self.dtype, centred=True, epsilon=config.epsilon, name=f"{name}_norm")(x)
-            y = layer(y, *[y for _ in more], **options) if more else layer(y)
-            if config.layer_scale:
-                scale = self.param(f"{name}_scale", named(nn.initializers.ones, "vector"), (config.width,), jnp.float32)
-                y = y * scale.astype(self.dtype)
-            return x + y
+        def norm(name, x):
+            return Norm(self.dtype, centred=True, epsilon=config.epsilon, name=name)(x)
+
+        def scaled(name, y):
+            if not config.layer_scale:
+                return y
+            scale = self.param(name, named(nn.initializers.ones, "vector"), (config.width,), jnp.float32)
+            return y * scale.astype(self.dtype)
 
         visible = mask if mask is None else jnp.broadcast_to(mask, (x.shape[0], x.shape[1], x.shape[1]))
-        x = branch("attention", make_attention(config, self.dtype, "attention"), True, mask=visible, rope=rope)
-        x = branch("mlp", make_mlp(config, self.dtype, "mlp"))
-        return x, None
+        y = norm("attention_norm", x)
+        y = make_attention(config, self.dtype, "attention")(y, y, visible, rope=rope)
+        x = x + scaled("attention_scale", y)
+        y = make_mlp(config, self.dtype, "mlp")(norm("mlp_norm", x))
+        return x + scaled("mlp_scale", y), None
 
 
 class ViT(nn.Module):
