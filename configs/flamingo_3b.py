@@ -10,6 +10,9 @@ The readings of the paper that this config and its relatives take, where it cont
   projected to it once, before all gated layers (a part of its own in the table of parameters).
 - Language model: Transformer-XL's relative positions (13 D^2 weights a layer) and a tied table of 32,000 rows. 24
   layers of 2048 are 1.374B, which the paper rounds to 1.4B.
+- Texts of pairs have 32 or 64 tokens; which set has which is not said.
+- Length and batches of the language stage, and the text tower's size, are not the paper's: it took Chinchilla, and says
+  of the tower no more than that it is BERT's.
 """
 
 import pathlib

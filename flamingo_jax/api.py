@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
+from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
 from flamingo_jax.convert import load as public
 from flamingo_jax.inference.decoding import greedy
 from flamingo_jax.models.decoder import Decoder
@@ -56,12 +56,13 @@ class Model:
 
         From the first ``stop`` on every entry is ``stop``. Arguments as of ``logits``.
         """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, but is {steps}.")
         tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
         if not bool(mask[:, -1].all()):
             raise ValueError("Prompts must be padded on the left, so that all continue at the same place.")
         latents = None if images is None else _encode(self.module, self.variables, images)
-        length = tokens.shape[1] + steps
-        language = self.config if isinstance(self.config, LanguageConfig) else self.config.language
+        length, language = tokens.shape[1] + steps, self._language()
         if language.max_positions and length > language.max_positions:
             raise ValueError(
                 f"A prompt of {tokens.shape[1]} tokens and {steps} new ones do not fit the language model's context of "
@@ -92,6 +93,9 @@ class Model:
             return _apply(self.module, self.variables, images)
         return _apply(self.module, self.variables, images, mask, shapes, pool=True)
 
+    def _language(self) -> LanguageConfig:
+        return self.config if isinstance(self.config, LanguageConfig) else self.config.language
+
     def _forward(self, tokens, mask, images, media_index):
         tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
         media = () if images is None else (images, media_index)
@@ -103,6 +107,16 @@ class Model:
             raise ValueError("This model is a vision encoder and has no tokens; it has features and pooled.")
         tokens = jnp.asarray(tokens, jnp.int32)
         mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
+        if tokens.ndim != 2 or mask.shape != tokens.shape:
+            raise ValueError(
+                f"tokens and mask must both be [B, L], but are {list(tokens.shape)} and {list(mask.shape)}."
+            )
+        language = self._language()
+        known = max(language.vocab_rows, *(token + 1 for token in self.module.new_tokens), 0)
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < known:
+            raise ValueError(
+                f"Token ids must be 0 to {known - 1}, but go from {int(tokens.min())} to {int(tokens.max())}."
+            )
         if isinstance(self.config, LanguageConfig):
             if images is not None:
                 raise ValueError("This model is a language model without a vision encoder; it takes no images.")
@@ -197,6 +211,8 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
         ValueError: when there is nothing to load, the family or one of its options is not implemented, or config and
             weights do not fit each other (all that is missing, left over or of a wrong shape is listed).
     """
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} is unknown; {suggest(dtype, ('float32', 'bfloat16'))}.")
     path = pathlib.Path(source)
     config = public.read_config(path)
     kind = config.get("model_type")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flamingo_jax.api import Model
+from flamingo_jax.api import Model, load
 from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, ResamplerConfig, ViTConfig
 from flamingo_jax.models.decoder import Decoder
 from flamingo_jax.models.flamingo import Flamingo
@@ -220,3 +220,21 @@ def test_what_would_be_misread_is_refused(model):
         model.logits(tokens, images=images, media_index=np.array([[0, 1, 1]]))
     with pytest.raises(ValueError, match="one type; got float32, uint8"):
         model.logits(tokens, images=[[images[0, 0], images[0, 0].astype(np.float32)]])
+
+
+def test_tokens_of_a_wrong_shape_or_range_are_refused(language):
+    last = language.config.vocab_rows - 1
+    assert np.isfinite(language.logits([[0, last]])).all()
+    with pytest.raises(ValueError, match=rf"Token ids must be 0 to {last}, but go from 0 to {last + 1}"):
+        language.logits([[0, last + 1]])
+    with pytest.raises(ValueError, match=r"must both be \[B, L\], but are \[2\] and \[2\]"):
+        language.logits([0, 1])
+    with pytest.raises(ValueError, match=r"are \[1, 2\] and \[1, 3\]"):
+        language.logits([[0, 1]], mask=[[1, 1, 1]])
+    with pytest.raises(ValueError, match="steps must be at least 1, but is 0"):
+        language.greedy([[0, 1]], steps=0)
+
+
+def test_a_type_of_weights_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="dtype='float17' is unknown; did you mean"):
+        load("anywhere", dtype="float17")

@@ -51,5 +51,5 @@ def test_a_checkpoint_of_another_model_is_named(config, tmp_path):
     ):
         pipeline._parts(config.stages["flamingo"], changed, tmp_path)
     stage = dataclasses.replace(config.stages["flamingo"], parts={"language": str(tmp_path / "no/where")})
-    with pytest.raises(ValueError, match="no/where has no config.json"):
+    with pytest.raises(ValueError, match="There is no folder .*no/where"):
         pipeline._parts(stage, config, tmp_path)

@@ -368,6 +368,7 @@ def mpt(config: Mapping[str, Any]) -> dict[str, Any]:
 FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "gemma": gemma,
     "gemma2": gemma2,
+    "gemma3": lambda config: gemma3({**config["text_config"], "model_type": "gemma3_text"}),
     "gemma3_text": gemma3,
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
@@ -395,8 +396,6 @@ def language_config(config: Mapping[str, Any]) -> LanguageConfig:
     Raises ValueError for a model type or an option that is not implemented, naming it and what is.
     """
     kind = config.get("model_type")
-    if kind == "gemma3" and "text_config" in config:
-        return language_config({"model_type": "gemma3_text", **config["text_config"]})
     if kind not in FAMILIES:
         raise ValueError(f"model_type={kind!r} is not implemented as a language model; {suggest(kind, FAMILIES)}.")
     with needing(kind):

@@ -29,6 +29,8 @@ from flamingo_jax.models.resampler import Resampler
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """A folder's ``config.json``. Raises ValueError when it is missing or no JSON."""
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}; download a public model into a folder first.")
     file = next((path / name for name in ("config.json", "open_clip_config.json") if (path / name).exists()), None)
     if file is None:
         raise ValueError(f"{path} has no config.json, which says what model it holds.")
@@ -58,8 +60,7 @@ def load_language(
 ) -> tuple[LanguageConfig, dict]:
     """(config, weights of the bare decoder) of a public language model's folder."""
     ours = language_config(config)
-    kind = config["model_type"]
-    rules, strip = language_rules("gemma3_text" if kind == "gemma3" else kind, ours)
+    rules, strip = language_rules(config["model_type"], ours)
     ignore = (*ignored(ours), r"^(vision_tower|multi_modal_projector|model\.vision_tower)\.")
     weights = read(Checkpoint(path), rules, decoder_shapes(ours), rename=without(strip), ignore=ignore, dtype=dtype)
     return ours, weights
@@ -144,10 +145,13 @@ def load_idefics(path: pathlib.Path, config: Mapping[str, Any], dtype: str | Non
 def is_language(config: Mapping[str, Any]) -> bool:
     """Whether a public config is one of a language model. ValueError for a model type that is nothing we know."""
     kind = config.get("model_type")
-    if kind in FAMILIES or kind == "gemma3":
+    if kind in FAMILIES:
         return True
-    if kind is None or kind in vision.FAMILIES or kind in vision.TOWERS:
+    untyped = "vision_cfg" in config.get("model_cfg", config) or "architecture" in config  # OpenCLIP's files, timm's
+    if untyped or kind in vision.FAMILIES or kind in vision.TOWERS:
         return False
+    if kind is None:
+        raise ValueError("The config has no model_type, so it is not known what model it describes.")
     known = (*FAMILIES, *vision.FAMILIES, *vision.TOWERS, "idefics")
     raise ValueError(f"model_type={kind!r} is not implemented; {suggest(kind, known)}.")
 
