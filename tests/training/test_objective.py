@@ -81,11 +81,11 @@ def test_gates_are_listed_bottom_to_top(flamingo):
 @pytest.mark.parametrize(
     "options, names",
     [
-        ({}, {"attention", "mlp"}),
-        ({"gate": "vector"}, {"attention", "mlp"}),
-        ({"mlp": "none"}, {"attention"}),
-        ({"gate": "none"}, set()),
-        ({"graft": 2}, {"attention", "mlp"}),
+        ({}, ("attention", "mlp")),
+        ({"gate": "vector"}, ("attention", "mlp")),
+        ({"mlp": "none"}, ("attention",)),
+        ({"gate": "none"}, ()),
+        ({"graft": 2}, ("attention", "mlp")),
     ],
     ids=str,
 )
