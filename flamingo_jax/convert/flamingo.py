@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, ResamplerConfig, ViTConfig
-from flamingo_jax.convert.language_config import activation, llama, refuse
+from flamingo_jax.convert.language_config import llama
+from flamingo_jax.convert.public import activation, refuse
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 from flamingo_jax.convert.vision import CLIP_PIXELS, open_clip_rules, transformers_rules
 

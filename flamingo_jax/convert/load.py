@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert import flamingo as public
+from flamingo_jax.convert import flamingo as whole
 from flamingo_jax.convert import vision
 from flamingo_jax.convert.language import ignored, language_rules
-from flamingo_jax.convert.language_config import FAMILIES, language_config, needing
+from flamingo_jax.convert.language_config import FAMILIES, language_config
+from flamingo_jax.convert.public import needing
 from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import convert, without
 from flamingo_jax.convert.vision import vision_config
@@ -126,16 +127,16 @@ def assemble(parts: Mapping[str, Any], gated: GatedConfig) -> dict[str, dict]:
 def load_idefics(path: pathlib.Path, config: Mapping[str, Any], dtype: str | None = None):
     """(config, ids of the new tokens, {"params", "frozen"}) of an IDEFICS folder."""
     with needing("idefics"):
-        ours = public.idefics_config(config)
+        ours = whole.idefics_config(config)
     checkpoint = Checkpoint(path)
     added = checkpoint.shapes.get("model.embed_tokens.additional_embedding.weight", (0,))[0]
     rules, strip = language_rules("llama", ours.language)
     parts = read(
         checkpoint,
-        public.idefics_rules(rules, ours),
+        whole.idefics_rules(rules, ours),
         bridge_shapes(ours, added),
         rename=without(strip),
-        ignore=(*ignored(ours.language), *public.IDEFICS_IGNORED),
+        ignore=(*ignored(ours.language), *whole.IDEFICS_IGNORED),
         dtype=dtype,
     )
     first = ours.language.vocab_size
@@ -192,15 +193,15 @@ def load_open_flamingo(
     language: the language model's ``config.json``. vision: the CLIP tower. every: ``cross_attn_every_n_layers``.
     new_tokens: ids of ``<|endofchunk|>`` and ``<image>``, in this order.
     """
-    ours = public.open_flamingo_config(language_config(language), vision, every)
-    rules, rename = public.open_flamingo_rules(*language_rules(language["model_type"], ours.language), ours, new_tokens)
+    ours = whole.open_flamingo_config(language_config(language), vision, every)
+    rules, rename = whole.open_flamingo_rules(*language_rules(language["model_type"], ours.language), ours, new_tokens)
     ignore = tuple(pattern.replace("^", r"^lang_encoder\.") for pattern in ignored(ours.language))
     parts = read(
         Checkpoint(file),
         rules,
         bridge_shapes(ours, len(new_tokens)),
         rename=rename,
-        ignore=(*ignore, *public.OPEN_FLAMINGO_IGNORED),
+        ignore=(*ignore, *whole.OPEN_FLAMINGO_IGNORED),
         dtype=dtype,
     )
     return ours, assemble(parts, ours.gated)

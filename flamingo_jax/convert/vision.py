@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flamingo_jax.config import NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert.language_config import activation, needing, refuse
+from flamingo_jax.convert.public import activation, needing, refuse
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 
 CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}

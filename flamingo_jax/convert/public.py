@@ -1,0 +1,44 @@
+"""What the readers of public configs share: names of activations, and errors for what is not implemented or absent."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from flamingo_jax.config import suggest
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "squared_relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def activation(name: str) -> str:
+    """Our name of an activation. Raises ValueError for one that is not implemented."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"The activation {name!r} is not implemented; {suggest(name, ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+def refuse(config: Mapping[str, Any], **usual) -> None:
+    """Raises ValueError when an option has another value than the one that is implemented."""
+    for key, value in usual.items():
+        if config.get(key, value) not in (value, None):
+            raise ValueError(f"{config['model_type']}: {key}={config[key]!r} is not implemented, only {value!r}.")
+
+
+@contextlib.contextmanager
+def needing(what: str):
+    """Turns the absence of a key that ``what`` cannot do without into a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what}: the config has no {error}, which the model cannot do without.") from None
