@@ -114,6 +114,8 @@ def test_the_table_has_a_line_per_part_and_sums(name):
         ("vision.depths", (1,), r"model\.vision: widths \(48, 96\), depths \(1,\) and strides \(1, 2\) must have"),
         ("vision.strides", (1, 2, 2), r"model\.vision: .* strides \(1, 2, 2\) must have an entry per stage"),
         ("vision.widths", (48, 300), r"model\.vision: half of width 300 does not divide into groups of group_size=128"),
+        ("vision.widths", (48, 0), r"config\.model\.vision\.widths must be at least 1, but is \(48, 0\)"),
+        ("vision.stochastic_depth", 1.5, r"config\.model\.vision\.stochastic_depth must be a share, 0 to 1, but is 1\.5"),
         ("vision", VIT | {"heads": 5}, r"config\.model\.vision: width 24 does not divide into 5 heads"),
         ("vision", VIT | {"positions": "rope"}, r"model\.vision: positions='rope' .* width / heads = 6 must divide"),
         ("vision", VIT | {"pool": "class"}, r"model\.vision: pool='class' and .* need class_token=True"),

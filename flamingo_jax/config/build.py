@@ -30,15 +30,17 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
     return built
 
 
-# The smallest sensible value of a number, by its name in whatever part of the config it stands.
+# The smallest sensible value of a number, or of each of a tuple's, by its name in whatever part of the config it stands.
 _AT_LEAST = (
     dict.fromkeys("steps log_every batch_size queries max_new_tokens shards max_frames frames size length".split(), 1)
     | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size patch_size".split(), 1)
-    | dict.fromkeys("media warmup text_shots weight expansion stochastic_depth window first graft".split(), 0)
+    | dict.fromkeys("widths depths strides stem grid".split(), 1)
+    | dict.fromkeys("media warmup text_shots weight expansion window first graft".split(), 0)
     | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
     | dict.fromkeys("position_offset registers projection".split(), 0)
-    | {"fps": 0.001, "learning_rate": 0.0, "clip": 0.0}
+    | {"fps": 0.001, "learning_rate": 0.0, "clip": 0.0, "epsilon": 0.0}
 )
+_SHARES = frozenset("stochastic_depth label_smoothing decay_fraction p_next leading_space".split())  # 0 to 1
 _MAY_BE_ZERO = {(ResamplerConfig, "frames"), (LanguageConfig, "head_size")}  # none, and the usual one
 
 
@@ -154,8 +156,11 @@ def _convert_dataclass(value: Any, cls: type, path: str):
     values = {key: _convert(item, hints[key], f"{path}.{key}") for key, item in value.items()}
     for key, item in values.items():
         least = 0 if (cls, key) in _MAY_BE_ZERO else _AT_LEAST.get(key)
-        if least is not None and isinstance(item, (int, float)) and item < least:
+        numbers = item if isinstance(item, tuple) else (item,)
+        if least is not None and not all(number >= least for number in numbers):
             raise ValueError(f"{path}.{key} must be at least {least}, but is {item}.")
+        if key in _SHARES and not 0 <= item <= 1:
+            raise ValueError(f"{path}.{key} must be a share, 0 to 1, but is {item}.")
     try:
         return cls(**values)
     except ValueError as error:  # the dataclass checks what its values have to do with each other

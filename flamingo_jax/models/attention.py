@@ -19,19 +19,21 @@ def attend(q, k, v, mask=None, *, scale: float, bias=None, softcap: float = 0.0)
     gets zeros, not an average of what it must not see. Returns [B, H, L, K].
     """
     batch, heads, length, size = q.shape
-    groups = k.shape[1]
-    q = (q * scale).reshape(batch, groups, heads // groups, length, size)
-    scores = jnp.einsum("BGRLK,BGMK->BGRLM", q, k).astype(jnp.float32)
+    groups, count = k.shape[1:3]
+    # Query heads that share a key head stand below each other, as if they were further queries: no copies of the keys.
+    scores = jnp.einsum("BGLK,BGMK->BGLM", (q * scale).reshape(batch, groups, -1, size), k)
+    scores = scores.reshape(batch, heads, length, count).astype(jnp.float32)
     if bias is not None:
-        scores = scores + bias.reshape(bias.shape[0], groups, heads // groups, *bias.shape[2:])
+        scores = scores + bias
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    x = jnp.einsum("BGRLM,BGMK->BGRLK", nn.softmax(scores).astype(v.dtype), v)
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = nn.softmax(scores).astype(v.dtype).reshape(batch, groups, -1, count)
+    x = jnp.einsum("BGLM,BGMK->BGLK", weights, v).reshape(batch, heads, length, size)
     if mask is not None:
-        x = jnp.where(mask.any(-1)[:, None, None, :, None], x, 0)
-    return x.reshape(batch, heads, length, size)
+        x = jnp.where(mask.any(-1)[:, None, :, None], x, 0)
+    return x
 
 
 def smear(keys: jax.Array, share: jax.Array, valid: jax.Array) -> jax.Array:
