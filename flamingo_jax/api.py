@@ -205,7 +205,8 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
         source: a folder with ``config.json`` (or ``open_clip_config.json``) and weights, as public libraries write it.
             OpenFlamingo's has ``params.safetensors``, all weights under its names, and a ``config.json`` with "lm",
             "vision", "cross_attn_every_n_layers", "eoc_token_id" and "media_token_id".
-        dtype: of weights; None for the file's. Models of float32 weights compute in float32, others in bfloat16.
+        dtype: of weights; None for the file's. Models of float32 (or float64) weights compute in float32, others, of
+            float16 too, in bfloat16.
 
     Raises:
         ValueError: when there is nothing to load, the family or one of its options is not implemented, or config and
@@ -238,5 +239,5 @@ def _whole(config: ModelConfig, new_tokens: tuple[int, ...], variables: dict, **
 
 
 def _compute(weights: dict) -> jnp.dtype:
-    """float32 when any weight is, else bfloat16."""
-    return jnp.dtype("float32" if any(leaf.dtype == np.float32 for leaf in jax.tree.leaves(weights)) else "bfloat16")
+    """float32 when any weight is as wide, else bfloat16."""
+    return jnp.dtype("float32" if any(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(weights)) else "bfloat16")

@@ -30,7 +30,7 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
     return built
 
 
-# The smallest sensible value of a number, or of each of a tuple's, by its name in whatever part of the config it stands.
+# The smallest sensible value of a number, or of a tuple's numbers, by its name in whatever part of the config it is.
 _AT_LEAST = (
     dict.fromkeys("steps log_every batch_size queries max_new_tokens shards max_frames frames size length".split(), 1)
     | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size patch_size".split(), 1)

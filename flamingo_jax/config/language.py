@@ -12,9 +12,10 @@ class RopeConfig:
     """Rotary positions (Su et al. 2021): angle of pair i at position p is p * theta^(-2i / R), R = fraction * K.
 
     fraction: share of a head's dimensions, the first, that are rotated. interleaved: pairs are neighbours (GPT-J), not
-    the two halves. scaling: none | linear | llama3 | yarn, to contexts ``factor`` times ``original_length`` long.
-    low_frequency, high_frequency: llama3's bands. beta_fast, beta_slow, truncate: YaRN's; magnitude: its factor on
-    cos and sin, 0 for 0.1 ln(factor) + 1.
+    the two halves. scaling: none | linear | llama3 | yarn | longrope, to contexts ``factor`` times ``original_length``
+    long. low_frequency, high_frequency: llama3's bands. beta_fast, beta_slow, truncate: YaRN's. short, long: LongRoPE's
+    divisor of each pair, in batches of up to ``original_length`` positions and in longer ones. magnitude: factor on cos
+    and sin of YaRN, where 0 stands for 0.1 ln(factor) + 1, and of LongRoPE.
     """
 
     theta: float = 10000.0
@@ -29,13 +30,29 @@ class RopeConfig:
     beta_slow: float = 1.0
     truncate: bool = True
     magnitude: float = 0.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
     def __post_init__(self):
-        choose(self, scaling=("none", "linear", "llama3", "yarn"))
+        choose(self, scaling=("none", "linear", "llama3", "yarn", "longrope"))
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction} must be above 0 and at most 1.")
-        if self.scaling in ("llama3", "yarn") and self.original_length < 1:
+        if not self.theta > 1:
+            raise ValueError(f"theta={self.theta} must be above 1.")
+        if not self.factor > 0 or (self.scaling == "none" and self.factor != 1):
+            raise ValueError(f"factor={self.factor} must be above 0, and 1 with scaling='none'.")
+        if self.scaling in ("llama3", "yarn", "longrope") and self.original_length < 1:
             raise ValueError(f"scaling={self.scaling!r} needs original_length, the context that it was trained on.")
+        if not 0 < self.low_frequency < self.high_frequency:
+            raise ValueError(
+                f"low_frequency={self.low_frequency} must be above 0 and below high_frequency={self.high_frequency}."
+            )
+        if min(self.beta_fast, self.beta_slow) <= 0:
+            raise ValueError(f"beta_fast={self.beta_fast} and beta_slow={self.beta_slow} must be above 0.")
+
+    def rotated(self, head_size: int) -> int:
+        """R, how many of a head's dimensions the angles are made for; an odd one turns the next dimension too."""
+        return int(head_size * self.fraction + 1e-6)  # the fraction may be R / K, rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +79,8 @@ class LanguageConfig:
       post          norm(x + attention x), then norm(x + mlp x) (OPT-350m)
       parallel      x + attention(norm x) + mlp(norm x), one norm for both (GPT-J, Phi)
       parallel_two  the same with a norm each (GPT-NeoX)
-    norm: rms | layer; norm_bias: LayerNorm has an offset; unit_offset: scales are stored less one (Gemma).
+    norm: rms | layer; norm_scale: it has a scale; norm_bias: LayerNorm has an offset; unit_offset:
+      scales are stored less one (Gemma).
     positions: rope | learned (+ position_offset, OPT's 2) | alibi (slopes to 2^-alibi_max) | relative
       (Transformer-XL, as Chinchilla) | none. layers: the kinds of layers; pattern: each layer's kind, repeated.
     smear: keys mix in the key before them, which makes copying in context easy to learn for a model of few layers and
@@ -85,6 +103,7 @@ class LanguageConfig:
     max_positions: int = 0
     placement: str = "pre"
     norm: str = "rms"
+    norm_scale: bool = True
     norm_bias: bool = True
     unit_offset: bool = False
     epsilon: float = 1e-5
@@ -129,7 +148,7 @@ class LanguageConfig:
             "embedding_width": self.width,
         }
         if not self.head_size:
-            sizes["head_size"] = divide(self.width, self.heads, even=self.positions == "rope")
+            sizes["head_size"] = divide(self.width, self.heads, even=False)
         for field, usual in sizes.items():
             if not getattr(self, field):
                 object.__setattr__(self, field, usual)
@@ -143,12 +162,8 @@ class LanguageConfig:
             raise ValueError(
                 f"pattern={self.pattern} must name layers by index, of which there are {len(self.layers)}."
             )
-        for kind in self.layers if self.positions == "rope" else ():
-            if kind.rope and (self.head_size * kind.rope.fraction) % 2:
-                raise ValueError(
-                    f"head_size={self.head_size} times rope.fraction={kind.rope.fraction} must be an even number of "
-                    "dimensions to rotate."
-                )
+        for rope in [kind.rope for kind in self.layers if kind.rope] if self.positions == "rope" else []:
+            _check_rope(rope, self.head_size)
         turned = {(kind.rope.fraction, kind.rope.interleaved) for kind in self.layers if kind.rope}
         if self.positions == "rope" and len(turned) > 1:
             raise ValueError(f"layers differ in rope's (fraction, interleaved), {sorted(turned)}; make them the same.")
@@ -156,3 +171,19 @@ class LanguageConfig:
     def kinds(self) -> tuple[int, ...]:
         """The kind of every layer, bottom to top."""
         return tuple(self.pattern[i % len(self.pattern)] for i in range(self.depth))
+
+
+def _check_rope(rope: RopeConfig, head_size: int) -> None:
+    """Raises ValueError when heads have no dimensions for the angles."""
+    size = rope.rotated(head_size)
+    pairs = (size + 1) // 2
+    if not 2 <= 2 * pairs <= head_size or (rope.scaling == "yarn" and size % 2):
+        raise ValueError(
+            f"head_size={head_size} times rope.fraction={rope.fraction} must leave at least one pair of dimensions to "
+            "rotate and fit into the head (an even number of them with scaling='yarn')."
+        )
+    if rope.scaling == "longrope" and {len(rope.short), len(rope.long)} != {pairs}:
+        raise ValueError(
+            f"rope.short and rope.long must have a divisor for each of {pairs} pairs, but have {len(rope.short)} and "
+            f"{len(rope.long)}."
+        )

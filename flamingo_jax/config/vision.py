@@ -54,10 +54,10 @@ class ViTConfig:
 
     grid: rows and columns of the position table. registers: further tokens after the class token, without positions.
     positions: learned (position_class: the class token has one too) | rope (2-D, DINOv3). resize: how a table is
-    interpolated to another grid, bicubic | bicubic_antialias | bilinear_antialias. pre_norm: LayerNorm of the
-    embeddings. final_norm: tokens leave normalised. pool: class | map (an attention head over the tokens) | none;
-    pool_norm: the pooled class token is normalised (CLIP). projection: width of the pooled vector's projection, 0 none.
-    patches_only: class token and registers are dropped (OpenFlamingo).
+    interpolated to another grid, bicubic | bicubic_shifted (IDEFICS) | bicubic_antialias | bilinear_antialias.
+    pre_norm: LayerNorm of the embeddings. final_norm: tokens leave normalised. pool: class | map (a head of attention
+    over the tokens) | none; pool_norm: the pooled class token is normalised (CLIP); projection: width of the pooled
+    vector's projection, 0 none. patches_only: class token and registers are dropped (OpenFlamingo).
     """
 
     width: int
@@ -99,7 +99,7 @@ class ViTConfig:
             mlp=("plain", "gated"),
             activation=ACTIVATIONS,
             positions=("learned", "rope"),
-            resize=("bicubic", "bicubic_antialias", "bilinear_antialias"),
+            resize=("bicubic", "bicubic_shifted", "bicubic_antialias", "bilinear_antialias"),
             pool=("class", "map", "none"),
         )
         size = divide(self.width, self.heads, even=False)

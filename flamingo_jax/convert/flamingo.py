@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, ResamplerConfig, ViTConfig
@@ -33,11 +33,13 @@ def open_flamingo_config(language: LanguageConfig, vision: ViTConfig, every: int
     )
 
 
-def open_flamingo_rules(language: list[Rule], strip: str, config: ModelConfig, new_tokens: tuple[int, ...]):
+def open_flamingo_rules(
+    language: list[Rule], spelled: Callable[[str], str], config: ModelConfig, new_tokens: tuple[int, ...]
+):
     """(rules, renaming) of a file with all weights; targets as ``load.assemble`` wants them.
 
-    language, strip: the language model's own table. new_tokens: ids of ``<|endofchunk|>`` and ``<image>``, whose rows
-    stand in the language model's table.
+    language, spelled: the language model's own table and renaming. new_tokens: ids of ``<|endofchunk|>`` and
+    ``<image>``, whose rows stand in the language model's table.
     """
     blocks = next(rule.source.split(".{i}.")[0] for rule in language if rule.target.startswith("language/blocks/"))
     gated = [
@@ -90,7 +92,7 @@ def open_flamingo_rules(language: list[Rule], strip: str, config: ModelConfig, n
         rest = name.removeprefix("lang_encoder.").replace(".decoder_layer.", ".")
         if rest.startswith(("old_decoder_blocks.", "gated_cross_attn_layers.")):
             return None
-        return "lang_encoder." + re.sub(f"^({strip})", "", rest)
+        return "lang_encoder." + spelled(rest)
 
     return rules, rename
 
@@ -124,6 +126,7 @@ def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
         position_class=True,
         pre_norm=True,
         final_norm=False,
+        resize="bicubic_shifted",
         **CLIP_PIXELS,
     )
     resampler = ResamplerConfig(
@@ -150,7 +153,7 @@ def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
         mlp_width=language.mlp_width,
         activation=language.activation,
     )
-    used = perceiver.get("use_resampler", False)
+    used = config.get("use_resampler", perceiver.get("use_resampler", False))  # today's sub-config may contradict
     return ModelConfig(language, encoder, resampler if used else None, gated, dtype="float32")
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from flamingo_jax.config import LanguageConfig
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 
@@ -94,7 +99,7 @@ def gpt_neox_rules(config: LanguageConfig) -> list[Rule]:
     blocks += linear("attention.dense", "attention/out")
     blocks += linear("mlp.dense_h_to_4h", "mlp/up") + linear("mlp.dense_4h_to_h", "mlp/down")
     blocks += norm("input_layernorm", "attention_norm") + norm("post_attention_layernorm", "mlp_norm")
-    outside = [Rule("embed_in.weight", "embedding/table"), *_head("embed_out")]
+    outside = [Rule("embed_in.weight", "embedding/table"), *_head("lm_head")]
     return _decoder(blocks, "layers", outside + norm("final_layer_norm", "norm"))
 
 
@@ -133,7 +138,8 @@ def _mpt_rules(config: LanguageConfig, norms: tuple[str, str], up: str, down: st
     blocks += linear(up, "mlp/up") + linear(down, "mlp/down")
     blocks += norm(norms[0], "attention_norm") + norm(norms[1], "mlp_norm")
     blocks += norm("attn.q_ln", "attention/query_norm") + norm("attn.k_ln", "attention/key_norm")
-    return _decoder(blocks, "blocks", [Rule("wte.weight", "embedding/table"), *norm(final, "norm")])
+    outside = [Rule("wte.weight", "embedding/table"), Rule("wpe.weight", "embedding/positions"), *_head("lm_head")]
+    return _decoder(blocks, "blocks", outside + norm(final, "norm"))
 
 
 def mpt_rules(config: LanguageConfig) -> list[Rule]:
@@ -158,12 +164,17 @@ RULES = {
 }
 
 
-def language_rules(model_type: str, config: LanguageConfig) -> tuple[list[Rule], str]:
-    """(rules, what stands before the names) of a family."""
-    rules, strip = RULES.get(model_type, (llama_rules, r"(model\.language_model|language_model\.model|model)\."))
-    return rules(config), strip
+def language_rules(public: Mapping[str, Any], config: LanguageConfig) -> tuple[list[Rule], Callable[[str], str]]:
+    """(rules, renaming from a file's names to the rules') of the family of a ``public`` config."""
+    usual = (llama_rules, r"(model\.language_model|language_model\.model|model)\.")
+    table, strip = RULES.get(public["model_type"], usual)
+    rules = table(config)
+    if public.get("scale_attn_by_inverse_layer_idx"):  # GPT-2's scores in layer i are divided by i + 1: its queries are
+        rules = [dataclasses.replace(rule, falling="attention/query/" in rule.target) for rule in rules]
+    # The head of GPT-NeoX has two names.
+    return rules, lambda name: re.sub(r"^embed_out\.", "lm_head.", re.sub(f"^({strip})", "", name))
 
 
 def ignored(config: LanguageConfig) -> tuple[str, ...]:
     """Tensors of a checkpoint that repeat another one."""
-    return (r"^(lm_head|embed_out)\.weight$",) if config.tied else ()
+    return (r"^lm_head\.weight$",) if config.tied else ()

@@ -61,9 +61,9 @@ def load_language(
 ) -> tuple[LanguageConfig, dict]:
     """(config, weights of the bare decoder) of a public language model's folder."""
     ours = language_config(config)
-    rules, strip = language_rules(config["model_type"], ours)
+    rules, rename = language_rules(config, ours)
     ignore = (*ignored(ours), r"^(vision_tower|multi_modal_projector|model\.vision_tower)\.")
-    weights = read(Checkpoint(path), rules, decoder_shapes(ours), rename=without(strip), ignore=ignore, dtype=dtype)
+    weights = read(Checkpoint(path), rules, decoder_shapes(ours), rename=rename, ignore=ignore, dtype=dtype)
     return ours, weights
 
 
@@ -109,8 +109,9 @@ def bridge_shapes(config: ModelConfig, new_tokens: int) -> dict[str, tuple[int, 
     count = groups + (remainder > 0)
     parts["gated"] = {path: (count, *shape) for path, shape in parts["gated"].items()}
     shapes = {f"{part}/{path}": shape for part, paths in parts.items() for path, shape in paths.items()}
-    shapes["new_rows"] = (new_tokens, language.embedding_width)
-    if not language.tied:
+    if new_tokens:
+        shapes["new_rows"] = (new_tokens, language.embedding_width)
+    if new_tokens and not language.tied:
         shapes["new_head_rows"] = shapes["new_rows"]
     return shapes
 
@@ -130,12 +131,12 @@ def load_idefics(path: pathlib.Path, config: Mapping[str, Any], dtype: str | Non
         ours = whole.idefics_config(config)
     checkpoint = Checkpoint(path)
     added = checkpoint.shapes.get("model.embed_tokens.additional_embedding.weight", (0,))[0]
-    rules, strip = language_rules("llama", ours.language)
+    rules, rename = language_rules({"model_type": "llama"}, ours.language)
     parts = read(
         checkpoint,
         whole.idefics_rules(rules, ours),
         bridge_shapes(ours, added),
-        rename=without(strip),
+        rename=rename,
         ignore=(*ignored(ours.language), *whole.IDEFICS_IGNORED),
         dtype=dtype,
     )
@@ -193,8 +194,10 @@ def load_open_flamingo(
     language: the language model's ``config.json``. vision: the CLIP tower. every: ``cross_attn_every_n_layers``.
     new_tokens: ids of ``<|endofchunk|>`` and ``<image>``, in this order.
     """
+    if new_tokens[1] != new_tokens[0] + 1:
+        raise ValueError(f"OpenFlamingo's <image> must have the id after <|endofchunk|>'s, but they are {new_tokens}.")
     ours = whole.open_flamingo_config(language_config(language), vision, every)
-    rules, rename = whole.open_flamingo_rules(*language_rules(language["model_type"], ours.language), ours, new_tokens)
+    rules, rename = whole.open_flamingo_rules(*language_rules(language, ours.language), ours, new_tokens)
     ignore = tuple(pattern.replace("^", r"^lang_encoder\.") for pattern in ignored(ours.language))
     parts = read(
         Checkpoint(file),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable
 
 import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+_NAMES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class Checkpoint:
@@ -31,7 +34,7 @@ class Checkpoint:
     def _files(self) -> list[pathlib.Path]:
         if self.path.is_file():
             return [self.path]
-        for name in ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors"):
+        for name in _NAMES:
             index = self.path / f"{name}.index.json"
             if index.exists():
                 files = sorted({self.path / file for file in json.loads(index.read_text())["weight_map"].values()})
@@ -60,11 +63,13 @@ def _open_torch(file: pathlib.Path, shapes: dict, get: dict) -> None:
         import torch
     except ImportError:
         raise ValueError(f"{file} is a PyTorch file; install torch to read it, or use the .safetensors file.") from None
-    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    # Files of before torch 1.6 are no zip archives and cannot be mapped.
+    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     for key in ("model_state_dict", "state_dict"):
         tensors = tensors.get(key, tensors)
 
     def read(tensor):
+        tensor = tensor.detach()
         if tensor.dtype == torch.bfloat16:  # numpy has no such type of its own
             return tensor.view(torch.uint16).numpy().view("bfloat16")
         return tensor.numpy()

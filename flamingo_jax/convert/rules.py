@@ -27,6 +27,7 @@ class Rule:
 
     op: copy | transpose (out, in -> in, out) | conv (OIHW -> HWIO, or (H W I), O) | interleaved (the
     part-th of 3 in every head, GPT-NeoX). cut: (axis, start, stop) of the source, for what is stored together.
+    falling: divided by the layer's number, the first is 1.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Rule:
     part: int = 0
     first: int = 0
     step: int = 1
+    falling: bool = False
 
 
 def _interleaved(w: np.ndarray, shape: tuple[int, ...], part: int) -> np.ndarray:
@@ -139,24 +141,26 @@ def convert(
     errors += [
         f"{name} {checkpoint.shapes[stored]} is used by nothing"
         for name, stored in names.items()
-        if name not in used and not any(pattern.search(name) for pattern in ignored)
+        if name not in used and 0 not in checkpoint.shapes[stored] and not any(p.search(name) for p in ignored)
     ]
     if errors:
         raise ValueError(
             f"{checkpoint.path} does not fit the model that its config describes:\n  " + "\n  ".join(errors)
         )
 
-    def read(source, shape, rule):
+    def read(source, shape, rule, layer):
         tensor = checkpoint.get(names[source])
         if rule.cut:
             axis, start, stop = rule.cut
             tensor = tensor[(slice(None),) * axis + (slice(start, stop),)]
         tensor = OPS[rule.op](tensor, shape, rule.part)
+        if rule.falling:
+            tensor = tensor / tensor.dtype.type(layer + 1)
         return tensor.astype(dtype) if dtype else tensor
 
     out = {}
     for path, (sources, shape, rule) in plan.items():
-        parts = [read(source, shape, rule) for source in sources]
+        parts = [read(source, shape, rule, layer) for layer, source in enumerate(sources)]
         out[path] = (
             np.stack(parts).reshape(shapes[path]) if sources != [rule.source] else np.asarray(parts[0], order="C")
         )

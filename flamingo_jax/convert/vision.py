@@ -18,6 +18,15 @@ def _grid(size: int | tuple[int, int], patch: int) -> tuple[int, int]:
     return height // patch, width // patch
 
 
+def _square(given: dict[str, Any]) -> dict[str, Any]:
+    """The config with ``patch_size`` as one number; files may say [16, 16]."""
+    sides = given["patch_size"]
+    sides = {sides} if isinstance(sides, int) else set(sides)
+    if len(sides) > 1:
+        raise ValueError(f"patch_size={given['patch_size']} is not implemented, only square patches.")
+    return {**given, "patch_size": sides.pop()}
+
+
 def _vit(config: Mapping[str, Any], **more) -> dict[str, Any]:
     """Options that all transformers spell alike."""
     refuse(config, num_channels=3)
@@ -31,7 +40,9 @@ def _vit(config: Mapping[str, Any], **more) -> dict[str, Any]:
 
 
 def clip(config: Mapping[str, Any]) -> ViTConfig:
-    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32, **config}
+    given = _square(
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32, **config}
+    )
     grid = _grid(given.get("image_size", 224), given["patch_size"])
     return ViTConfig(
         **_vit(given, epsilon=given.get("layer_norm_eps", 1e-5)),
@@ -51,7 +62,9 @@ def clip(config: Mapping[str, Any]) -> ViTConfig:
 
 def siglip(config: Mapping[str, Any]) -> ViTConfig:
     """SigLIP, SigLIP 2 of one size, and NaFlex, whose table is a square of ``num_patches``."""
-    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16, **config}
+    given = _square(
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16, **config}
+    )
     naflex = config["model_type"].startswith("siglip2")
     side = int(given.get("num_patches", 256) ** 0.5)
     return ViTConfig(
@@ -65,11 +78,11 @@ def siglip(config: Mapping[str, Any]) -> ViTConfig:
 
 
 def dinov2(config: Mapping[str, Any]) -> ViTConfig:
-    refuse(config, apply_layernorm=True)
-    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, **config}
+    registered = config["model_type"] == "dinov2_with_registers"
+    usual = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+    given = _square({**usual, "patch_size": 16 if registered else 14, **config})
     hidden, bias = int(given["hidden_size"] * given.get("mlp_ratio", 4)), given.get("qkv_bias", True)
     gated = given.get("use_swiglu_ffn", False)
-    registers = given.get("num_register_tokens", 4) if config["model_type"] == "dinov2_with_registers" else 0
     return ViTConfig(
         **_vit(given),
         grid=_grid(given.get("image_size", 224), given["patch_size"]),
@@ -77,20 +90,20 @@ def dinov2(config: Mapping[str, Any]) -> ViTConfig:
         mlp="gated" if gated else "plain",
         activation="silu" if gated else activation(given.get("hidden_act", "gelu")),
         class_token=True,
-        registers=registers,
+        registers=given.get("num_register_tokens", 4) if registered else 0,
         position_class=True,
         query_bias=bias,
         key_bias=bias,
         value_bias=bias,
         layer_scale=True,
-        resize="bicubic_antialias" if registers else "bicubic",
+        resize="bicubic_antialias" if registered else "bicubic",
         pool="class",
         **IMAGENET_PIXELS,
     )
 
 
 def dinov3(config: Mapping[str, Any]) -> ViTConfig:
-    given = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 16, **config}
+    given = _square({"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 16, **config})
     return ViTConfig(
         **_vit(given, epsilon=given.get("layer_norm_eps", 1e-5)),
         grid=_grid(given.get("image_size", 224), given["patch_size"]),
@@ -112,13 +125,27 @@ def dinov3(config: Mapping[str, Any]) -> ViTConfig:
     )
 
 
+# Options of OpenCLIP's towers, and of timm's NFNets, that change the numbers and have only their usual value here.
+_OPEN_CLIP_USUAL = {
+    "act_kwargs": {}, "attentional_pool": False, "final_ln_after_pool": False, "global_average_pool": False,
+    "input_patchnorm": False, "ls_init_value": None, "no_ln_pre": False, "norm_kwargs": {},
+    "pool_type": "tok", "pos_embed_type": "learnable",
+}  # fmt: skip
+_NFNET_USUAL = {
+    "attn_layer": "se", "attn_gain": 2.0, "attn_kwargs": {"rd_ratio": 0.5}, "bottle_ratio": 0.5, "ch_div": 8,
+    "extra_conv": True, "gamma_in_act": True, "reg": False, "same_padding": True, "skipinit": True,
+    "stem_type": "deep_quad", "width_factor": 1.0,
+}  # fmt: skip
+
+
 def open_clip(config: Mapping[str, Any]) -> ViTConfig:
     """``open_clip_config.json``, or its ``model_cfg``."""
     model = config.get("model_cfg", config)
     tower = model["vision_cfg"]
     if isinstance(tower["layers"], (list, tuple)) or "timm_model_name" in tower:
         raise ValueError("open_clip: only the plain vision transformers are implemented, no ResNet and no timm tower.")
-    width, patch = tower["width"], tower["patch_size"]
+    refuse({"model_type": "open_clip", **tower}, **_OPEN_CLIP_USUAL)
+    patch, width = _square(tower)["patch_size"], tower["width"]
     pixels = config.get("preprocess_cfg") or {}
     return ViTConfig(
         width=width,
@@ -145,7 +172,7 @@ def open_clip(config: Mapping[str, Any]) -> ViTConfig:
 def nfnet(config: Mapping[str, Any]) -> NFNetConfig:
     """timm's ``dm_nfnet_f0`` .. ``f6`` by name, or by their sizes where the file gives them."""
     name = config["architecture"].split(".")[0]
-    refuse({**config, "model_type": name}, attn_layer="se", skipinit=True, gamma_in_act=True, same_padding=True)
+    refuse({**config, "model_type": name}, **_NFNET_USUAL)
     if "depths" in config:
         stem, alpha = config["stem_chs"], config["alpha"]
         sizes = {"widths": tuple(config["channels"]), "depths": tuple(config["depths"])}
@@ -165,7 +192,7 @@ def nfnet(config: Mapping[str, Any]) -> NFNetConfig:
         stem=(stem // 8, stem // 4, stem // 2, stem),
         expansion=expansion,
         alpha=alpha,
-        activation="gelu",
+        activation=activation(config.get("act_layer", "gelu")),
         variance_floor=0.0,
         **more,
     )

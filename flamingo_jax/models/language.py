@@ -20,7 +20,8 @@ STACKED = {"params": 0, "frozen": 0, "cache": 0}
 def make_norm(config: LanguageConfig, dtype: jnp.dtype, name: str, norm: type[nn.Module] = Norm) -> nn.Module:
     """The decoder's kind of norm; ``norm``: ``Norm``, or its frozen version."""
     centred = config.norm == "layer"
-    return norm(dtype, centred, config.epsilon, config.norm_bias, config.unit_offset, name=name)
+    kind = (dtype, centred, config.epsilon, config.norm_bias, config.unit_offset)
+    return norm(*kind, scale=config.norm_scale, name=name)
 
 
 def make_attention(config: LanguageConfig, dtype: jnp.dtype) -> Attention:

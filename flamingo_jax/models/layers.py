@@ -41,7 +41,7 @@ class Einsum(nn.Module):
 
 
 class Norm(nn.Module):
-    """Normalises in float32. centred: LayerNorm with scale and offset (``bias``); else RMSNorm with scale.
+    """Normalises in float32. centred: LayerNorm, with an offset (``bias``); else RMSNorm; both with a ``scale``.
 
     unit_offset: the scale is stored less one. Statistics are over the last dimension and have a scale for it. With
     ``heads``, x is [B, H, L, K] and the scale [H, K]; ``whole`` takes statistics over both, else over K.
@@ -54,6 +54,7 @@ class Norm(nn.Module):
     unit_offset: bool = False
     heads: int = 0
     whole: bool = False
+    scale: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -68,9 +69,10 @@ class Norm(nn.Module):
         if self.centred:
             x = x - x.mean(over, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(over, keepdims=True) + self.epsilon)
-        x = x * (
-            1 + vector("scale", nn.initializers.zeros) if self.unit_offset else vector("scale", nn.initializers.ones)
-        )
+        if self.scale:
+            init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+            scale = vector("scale", init)
+            x = x * (1 + scale if self.unit_offset else scale)
         if self.centred and self.bias:
             x = x + vector("offset", nn.initializers.zeros)
         return x.astype(self.dtype)

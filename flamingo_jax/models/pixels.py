@@ -28,12 +28,13 @@ def resize_weights(index: jax.Array, source: int, target: jax.Array, method: str
     """Share of each of ``source`` rows in row ``index`` of ``target`` rows, float32 [.., source].
 
     As torch interpolates without aligned corners: bicubic (a = -0.75, clamped at the border), or with antialiasing
-    bicubic (a = -0.5) or bilinear, whose kernels widen when there are fewer rows than before.
+    bicubic (a = -0.5) or bilinear, whose kernels widen when there are fewer rows than before. bicubic_shifted: steps
+    as if there were 0.1 rows more, as IDEFICS has it.
     """
-    scale = source / jnp.asarray(target, jnp.float32)
+    scale = source / (jnp.asarray(target, jnp.float32) + 0.1 * (method == "bicubic_shifted"))
     at = ((index + 0.5) * scale - 0.5)[..., None]
     rows = jnp.arange(source)
-    if method == "bicubic":
+    if method in ("bicubic", "bicubic_shifted"):
         taps = jnp.floor(at) + jnp.arange(-1, 3)  # [.., 4]
         hit = jnp.clip(taps, 0, source - 1)[..., None] == rows
         return (hit * _cubic(at - taps, -0.75)[..., None]).sum(-2)

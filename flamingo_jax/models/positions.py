@@ -11,15 +11,18 @@ import numpy as np
 from flamingo_jax.config import LanguageConfig, RopeConfig
 
 
-def rope_frequencies(config: RopeConfig, head_size: int) -> tuple[np.ndarray, float]:
+def rope_frequencies(config: RopeConfig, head_size: int, long: bool = False) -> tuple[np.ndarray, float]:
     """Radians per position of each rotated pair, float64 [R / 2], and the factor on cos and sin.
 
-    Scalings: linear (Chen et al. 2023), LLaMA 3's bands by wavelength, YaRN (Peng et al. 2023).
+    Scalings: linear (Chen et al. 2023), LLaMA 3's bands by wavelength, YaRN (Peng et al. 2023), LongRoPE (Ding et al.
+    2024), whose divisors are others for ``long`` contexts.
     """
-    size = int(head_size * config.fraction)
+    size = config.rotated(head_size)
     frequency = config.theta ** (-np.arange(0, size, 2) / size)
     if config.scaling == "linear":
         return frequency / config.factor, 1.0
+    if config.scaling == "longrope":
+        return frequency / np.array(config.long if long else config.short), config.magnitude or 1.0
     if config.scaling == "llama3":
         turns = config.original_length * frequency / (2 * math.pi)  # in the context that it was trained on
         blend = np.clip((turns - config.low_frequency) / (config.high_frequency - config.low_frequency), 0, 1)
@@ -33,7 +36,7 @@ def rope_frequencies(config: RopeConfig, head_size: int) -> tuple[np.ndarray, fl
         if config.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, size - 1)
-        ramp = np.clip((np.arange(size // 2) - low) / max(high - low, 0.001), 0, 1)
+        ramp = np.clip((np.arange(size // 2) - low) / (high - low or 0.001), 0, 1)
         magnitude = config.magnitude or (0.1 * math.log(config.factor) + 1.0 if config.factor > 1 else 1.0)
         return frequency * (1 - ramp + ramp / config.factor), magnitude
     return frequency, 1.0
@@ -44,10 +47,19 @@ def rope_tables(config: LanguageConfig, positions: jax.Array) -> tuple[jax.Array
 
     A kind without rope is not rotated: its angles are zero.
     """
-    tables = [rope_frequencies(kind.rope, config.head_size) if kind.rope else None for kind in config.layers]
-    width = max(len(table[0]) for table in tables if table) if any(tables) else 0
-    frequency = np.stack([table[0] if table else np.zeros(width) for table in tables]).astype(np.float32)
-    magnitude = np.array([table[1] if table else 1.0 for table in tables], np.float32)[:, None, None, None, None]
+    ropes = [kind.rope for kind in config.layers]
+    width = max([(rope.rotated(config.head_size) + 1) // 2 for rope in ropes if rope], default=0)
+
+    def tables(long=False):
+        found = [rope_frequencies(rope, config.head_size, long) if rope else (np.zeros(width), 1.0) for rope in ropes]
+        return np.stack([row for row, _ in found]).astype(np.float32), np.float32([factor for _, factor in found])
+
+    frequency, magnitude = tables()
+    originals = [rope.original_length if rope and rope.scaling == "longrope" else 0 for rope in ropes]
+    if any(originals):
+        beyond = positions.max() >= jnp.array(originals)
+        frequency = jnp.where(beyond[:, None], tables(long=True)[0], frequency)
+    magnitude = magnitude[:, None, None, None, None]
     angle = positions[None, :, None, :, None].astype(jnp.float32) * frequency[:, None, None, None]
     return jnp.cos(angle) * magnitude, jnp.sin(angle) * magnitude
 

@@ -14,6 +14,7 @@ from flamingo_jax.convert.load import load_language
 from flamingo_jax.convert.vision import vision_config
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+CLIP = json.loads((GOLDEN / "vision" / "open_clip_vit" / "open_clip_config.json").read_text())["model_cfg"]
 
 
 def read_config(case, **changes):
@@ -41,26 +42,35 @@ def test_unknown_families_and_their_neighbours(tmp_path):
 @pytest.mark.parametrize(
     "case, changes, words",
     [
-        ("llama3", {"rope_parameters": {"rope_type": "dynamic"}}, "'dynamic' is not implemented"),
-        ("phi3", {"rope_parameters": None, "rope_scaling": {"type": "longrope"}}, "'longrope' is not implemented"),
+        ("llama3", {"rope_parameters": {"rope_type": "proportional"}}, "'proportional' is not implemented"),
+        ("llama3", {"rope_parameters": {"rope_type": "linear"}}, "rope scaling 'linear' needs its factor"),
+        ("llama3", {"rope_parameters": {"rope_type": "dynamic"}, "max_position_embeddings": 0}, "'dynamic' needs max_"),
+        (
+            "phi3_longrope",
+            {"rope_parameters": {"rope_type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
+            "a divisor for each of 4 pairs, but have 1 and 1",
+        ),
         ("qwen3", {"layer_types": ["linear_attention"] * 3}, "'linear_attention' is not implemented"),
         ("gemma3_text", {"layer_types": ["chunked_attention"] * 6}, "'chunked_attention' is not implemented"),
         ("llama3", {"hidden_act": "mish"}, "'mish' is not implemented"),
-        ("gptj", {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=T"),
+        ("gpt2_inverse", {"add_cross_attention": True}, "add_cross_attention=True"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
-        ("smollm3", {"use_sliding_window": True}, "use_sliding_window=True"),
-        ("opt_350m", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False"),
-        ("phi", {"pretraining_tp": 2}, "pretraining_tp=2"),
-        ("mpt_clip", {"attn_config": {"alibi": False}}, "alibi=False"),
-        ("mosaic_gpt", {"alibi": False}, "alibi=False"),
         ("mpt_clip", {"attn_config": {"alibi": True, "prefix_lm": True}}, "prefix_lm=True"),
         ("mosaic_gpt", {"attn_uses_sequence_id": True}, "attn_uses_sequence_id=True"),
-        ("mpt_clip", {"no_bias": False}, "no_bias=False"),
-        ("mpt_clip", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
-        ("mosaic_gpt", {"logit_scale": 0.5}, "logit_scale=0.5"),
+        ("mosaic_gpt", {"embedding_fraction": 0.1}, "embedding_fraction=0.1"),
         ("clip_vision_gelu", {"hidden_act": "mish"}, "'mish' is not implemented"),
         ("clip_vision_gelu", {"num_channels": 1}, "num_channels=1"),
-        ("dinov2_swiglu", {"apply_layernorm": False}, "apply_layernorm=False"),
+        ("dinov2_swiglu", {"patch_size": [4, 2]}, "only square patches"),
+        (
+            "open_clip_vit",
+            {"model_cfg": CLIP | {"vision_cfg": CLIP["vision_cfg"] | {"pool_type": "avg"}}},
+            "pool_type=",
+        ),
+        (
+            "open_clip_vit",
+            {"model_cfg": CLIP | {"vision_cfg": CLIP["vision_cfg"] | {"ls_init_value": 0.1}}},
+            "ls_init_v",
+        ),
         ("open_clip_vit", {"model_cfg": {"vision_cfg": {"layers": [3, 4, 6, 3]}}}, "no ResNet"),
     ],
 )
@@ -124,3 +134,64 @@ def test_the_text_of_a_multimodal_gemma_is_the_text_model(tmp_path, prefix):
     expected, same = load_language(folder, text)
     assert config == expected
     chex.assert_trees_all_equal(weights, same)
+
+
+def test_what_transformers_ignores_of_an_mpt_config_is_ignored_for_its_files_only():
+    """Its own MPT always has ALiBi to 2^-8 and four times the width; the makers' code reads the options."""
+    options = {"no_bias": False, "expansion_ratio": 2, "logit_scale": 0.5, "learned_pos_emb": False}
+    attention = {"alibi": False, "alibi_bias_max": 4, "qk_ln": True, "clip_qkv": 0.8, "softmax_scale": 0.3}
+    config = read_config("mpt_clip", attn_config=attention, **options)
+    plain = language_config(read_config("mpt_clip"))
+    assert config["architectures"] == ["MptForCausalLM"]
+    assert language_config(config) == plain
+    makers = language_config(config | {"architectures": ["MPTForCausalLM"]})
+    assert (makers.positions, makers.alibi_max, makers.qk_norm, makers.mlp_width) == ("none", 4.0, "whole", 48)
+    assert (makers.qkv_bias, makers.norm_bias, makers.mlp_bias, makers.logit_scale) == (True, True, True, 0.5)
+    assert (makers.clip_qkv, makers.attention_scale) == (plain.clip_qkv, plain.attention_scale) == (0.8, 0.3)
+
+
+@pytest.mark.parametrize(
+    "case, absent, field, value",
+    [
+        ("mistral", "sliding_window", "layers", 4096),
+        ("olmo2", "rms_norm_eps", "epsilon", 1e-5),
+        ("olmo3", "sliding_window", "layers", 4096),
+        ("phi3", "rms_norm_eps", "epsilon", 1e-5),
+        ("qwen3", "head_dim", "head_size", 128),
+        ("smollm3", "num_key_value_heads", "kv_heads", 4),
+        ("gptj", "rotary_dim", "layers", 1.0),
+    ],
+)
+def test_what_a_family_means_by_an_absent_key(case, absent, field, value):
+    config = read_config(case)
+    config.pop(absent)
+    if case == "gptj":  # 64 dimensions to rotate
+        config |= {"n_embd": 256}
+    found = getattr(language_config(config), field)
+    if field == "layers":
+        found = found[0].rope.fraction if case == "gptj" else max(kind.window for kind in found)
+    assert found == value
+
+
+def test_gemma_1_has_the_activation_that_its_file_names():
+    for name, ours in (("relu", "relu"), ("gelu", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh")):
+        assert language_config(read_config("gemma", hidden_act=name)).activation == ours
+    both = read_config("gemma", hidden_act="relu", hidden_activation="silu")
+    assert language_config(both).activation == "silu"
+
+
+def test_gemma_3_has_no_soft_cap_in_its_attention():
+    config = read_config("gemma3_text", attn_logit_softcapping=1.0, final_logit_softcapping=3.0)
+    assert (language_config(config).softcap, language_config(config).logit_softcap) == (0.0, 3.0)
+
+
+def test_mistral_and_phi_3_have_their_window_everywhere():
+    config = read_config("mistral", layer_types=["full_attention"] * 3)
+    assert [kind.window for kind in language_config(config).layers] == [6]
+
+
+def test_yarn_without_a_factor_takes_it_from_the_contexts():
+    config = read_config("llama_yarn")
+    rope = config["rope_parameters"] | {"factor": None}
+    found = language_config(config | {"rope_parameters": rope}).layers[0].rope
+    assert found.factor == config["max_position_embeddings"] / rope["original_max_position_embeddings"] == 2.0

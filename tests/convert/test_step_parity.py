@@ -44,7 +44,7 @@ def read_bridge(file, model):
     """Their tensors of the trainable weights as our tree; a tied table is stored under the head's name."""
     language = json.loads((file.parent / "config.json").read_text())["lm"]
     rules, rename = open_flamingo_rules(
-        *language_rules(language["model_type"], model.config.language), model.config, model.module.new_tokens
+        *language_rules(language, model.config.language), model.config, model.module.new_tokens
     )
     shapes = bridge_shapes(model.config, len(model.module.new_tokens))
     shapes = {path: shape for path, shape in shapes.items() if path.split("/")[0] in ("gated", "resampler", "new_rows")}
