@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
 def qwen3(width: int, depth: int, heads: int, mlp_width: int, tied: bool) -> dict:
     """Qwen3's dense decoders: 8 key heads, RMSNorm of queries and keys, a table of 151,936 rows."""
     return dict(
-        vocab_size=151936, width=width, depth=depth, heads=heads, kv_heads=8, head_size=128, mlp_width=mlp_width,
-        max_positions=32768, epsilon=1e-6, layers=(dict(rope=dict(theta=1e6)),), qk_norm="head", mlp="gated",
+        vocab_size=151669, vocab_rows=151936,  # 267 rows are no token
+        width=width, depth=depth, heads=heads, kv_heads=8, head_size=128, mlp_width=mlp_width, max_positions=32768,
+        epsilon=1e-6, layers=(dict(rope=dict(theta=1e6)),), qk_norm="head", mlp="gated",
         activation="silu", tied=tied,
     )  # fmt: skip

@@ -171,7 +171,7 @@ def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> d
     folder = pathlib.Path(source)
     reader = {"language": public.load_language, "vision": public.load_vision}[part]
     found, weights = reader(folder, public.read_config(folder))
-    there, here = dataclasses.asdict(found), dataclasses.asdict(getattr(config.model, part))
+    there, here = _described(found), _described(getattr(config.model, part))
     differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
     if differing:
         values = "; ".join(f"{key}: {there.get(key)} there, {here[key]} here" for key in differing)
@@ -180,6 +180,14 @@ def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> d
         return weights
     needed = {path.split("/")[0] for path in public.encoder_shapes(found)}  # without those of the pooled vector
     return {name: weight for name, weight in weights.items() if name in needed}
+
+
+def _described(config) -> dict:
+    """Options of a part; of a decoder with the kind of every layer, however they are listed."""
+    options = dataclasses.asdict(config)
+    if "layers" in options:
+        options["layers"], options["pattern"] = [options["layers"][kind] for kind in config.kinds()], None
+    return options
 
 
 def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:

@@ -124,6 +124,9 @@ def test_the_table_has_a_line_per_part_and_sums(name):
         ("vision", VIT | {"positions": "rope"}, r"model\.vision: positions='rope' .* width / heads = 6 must divide"),
         ("vision", VIT | {"pool": "class"}, r"model\.vision: pool='class' and .* need class_token=True"),
         ("vision", VIT | {"grid": (2,)}, r"config\.model\.vision\.grid must be a tuple of 2, but is \(2,\)"),
+        ("language.logit_scale", 0.0, r"config\.model\.language\.logit_scale must be at least 1e-09, but is 0\.0"),
+        ("language.softcap", -1.0, r"config\.model\.language\.softcap must be at least 0, but is -1\.0"),
+        ("vision.std", (0.2, 0.0, 0.2), r"config\.model\.vision\.std must be at least 1e-09, but is \(0\.2, 0\.0"),
         ("frozen", ("vison",), r"config\.model: frozen names 'vison'; did you mean 'vision'\? .* embeddings, language"),
         ("remat", "some", r"config\.model: remat='some' is unknown.*known here: dots, full, none"),
         ("dtype", "float16", r"config\.model: dtype='float16' is unknown.*known here: bfloat16, float32"),
@@ -148,6 +151,24 @@ def test_what_is_frozen_must_come_from_somewhere():
         configs.build(config)
     config["model"]["frozen"] = ("language", "embeddings")
     assert configs.build(config).model.frozen == ("language", "embeddings")
+
+
+@pytest.mark.parametrize(
+    "objective, path, value, message",
+    [
+        ("language", ("model", "language", "max_positions"), 50, r"datasets\.m3w\.example\.length=112 is more .*=50"),
+        ("flamingo", ("model", "media"), 3, r"datasets\.m3w\.example\.media=9 is more than .*\.media=3"),
+        ("flamingo", ("model", "resampler", "frames"), 2, r"datasets\.vtp\.example\.frames=4 is more .*frames=2"),
+        ("flamingo", ("stages", "flamingo", "optimizer", "rates"), {"vision": 0.1}, r"rates names .vision., which"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_examples_and_rates_that_do_not_fit_the_model(objective, path, value, message):
+    config = load("base").to_dict()
+    *parents, key = path
+    functools.reduce(dict.get, parents, config)[key] = value
+    with pytest.raises(ValueError, match=message):
+        configs.build(config)
 
 
 def test_zero_where_it_means_none_or_the_usual_size():

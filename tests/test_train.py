@@ -138,7 +138,7 @@ def test_another_config_is_shown_as_a_difference(finished):
         ("--config.model.vision.activation=gleu", "did you mean 'gelu'"),
         (
             "--config.datasets.vtp.example.frames=9",
-            "9 frames, but config.model.resampler has temporal embeddings for 4",
+            "frames=9 is more than config.model.resampler.frames=4",
         ),
     ],
 )

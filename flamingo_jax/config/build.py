@@ -38,23 +38,31 @@ _AT_LEAST = (
     | dict.fromkeys("media warmup text_shots weight expansion window first graft".split(), 0)
     | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
     | dict.fromkeys("position_offset registers projection".split(), 0)
-    | {"fps": 0.001, "learning_rate": 0.0, "clip": 0.0, "epsilon": 0.0}
+    | dict.fromkeys("learning_rate clip epsilon softcap clip_qkv logit_softcap attention_scale".split(), 0)
+    | dict.fromkeys("alibi_max variance_floor variance_epsilon magnitude original_length".split(), 0)
+    | dict.fromkeys("fps embedding_scale residual_scale logit_scale temperature rope_theta std".split(), 1e-9)
 )
-_SHARES = frozenset("stochastic_depth label_smoothing decay_fraction p_next leading_space".split())  # 0 to 1
+_SHARES = frozenset("stochastic_depth label_smoothing decay_fraction p_next leading_space b1 b2".split())  # 0 to 1
 _MAY_BE_ZERO = {(ResamplerConfig, "frames"), (LanguageConfig, "head_size")}  # none, and the usual one
 
 
 def _check_sizes(config: RunConfig, path: str) -> None:
     """Raises ValueError for sizes that do not fit each other."""
-    resampler = config.model.resampler
-    for key, stage in config.stages.items() if resampler and resampler.frames else ():
-        for name in stage.mixture if stage.objective == "flamingo" else ():
-            frames = config.datasets[name].example.frames
-            if frames > resampler.frames:
-                raise ValueError(
-                    f"{path}.stages.{key} trains on {name}, whose examples have {frames} frames, but "
-                    f"{path}.model.resampler has temporal embeddings for {resampler.frames}."
-                )
+    model, resampler = config.model, config.model.resampler
+    limits = {  # what examples have: (how many the model takes, 0 for any; where that stands; objectives)
+        "length": (model.language.max_positions, "model.language.max_positions", ("language", "flamingo")),
+        "media": (model.media, "model.media", ("flamingo",)),
+        "frames": (resampler.frames if resampler else 0, "model.resampler.frames", ("flamingo",)),
+    }
+    for key, stage in config.stages.items():
+        for name in stage.mixture:
+            for field, (most, place, objectives) in limits.items():
+                count = getattr(config.datasets[name].example, field)
+                if stage.objective in objectives and 0 < most < count:
+                    raise ValueError(
+                        f"{path}.stages.{key} trains on {name}, but {path}.datasets.{name}.example.{field}={count} is "
+                        f"more than {path}.{place}={most}."
+                    )
     shots = config.evaluation.shots
     if not shots or min(shots) < 0:
         raise ValueError(f"{path}.evaluation.shots must hold numbers that are not negative, but is {shots}.")
@@ -77,7 +85,8 @@ def _check_names(config: RunConfig, path: str) -> None:
         ]
         if stage.objective == "contrastive" and config.model.text_tower is None:
             raise ValueError(f"{path}.stages.{key} needs {path}.model.text_tower, which is not given.")
-        references += [(f"{path}.stages.{key}.optimizer.rates", part, PARTS) for part in stage.optimizer.rates]
+        trained = PARTS.keys() - set(config.model.frozen) if stage.objective == "flamingo" else PARTS
+        references += [(f"{path}.stages.{key}.optimizer.rates", part, trained) for part in stage.optimizer.rates]
         references += [(f"{path}.stages.{key}.parts", part, ("language", "vision")) for part in stage.parts]
         frozen = {"vision" if part == "vision" else "language" for part in config.model.frozen}
         if stage.objective == "flamingo" and (missing := frozen - stage.parts.keys()):

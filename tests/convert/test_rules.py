@@ -105,3 +105,18 @@ def test_files_that_are_missing_or_broken(folder, monkeypatch):
     assert "config.json is no JSON" in refused(folder)
     (folder / "config.json").unlink()
     assert "has no config.json" in refused(folder)
+
+
+def test_an_empty_tensor_is_no_weight_that_is_left_over(folder, tensors):
+    """Files of models without registers hold an empty table of them."""
+    save_file(tensors | {"model.nothing": np.zeros((1, 0, 4), np.float32)}, folder / "model.safetensors")
+    assert flamingo_jax.load(folder).config.vocab_size == 48
+
+
+def test_the_head_of_gpt_neox_has_two_names(tmp_path):
+    source = GOLDEN / "language" / "gpt_neox_odd"
+    shutil.copy(source / "config.json", tmp_path)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    chex.assert_trees_all_equal(flamingo_jax.load(tmp_path).variables, flamingo_jax.load(source).variables)

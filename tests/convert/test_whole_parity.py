@@ -55,6 +55,16 @@ def test_idefics_logits(idefics):
     close(model.logits(tokens, mask, images), io["out.logits"], mask)
 
 
+def test_idefics_flag_of_the_resampler(idefics_folder):
+    """The flag at the top counts; the sub-config's, which today's files have too, only where there is none."""
+    config = json.loads((idefics_folder / "hf" / "config.json").read_text())
+    for top, below, used in ((True, False, True), (False, True, False), (None, True, True), (None, False, False)):
+        changed = {key: value for key, value in config.items() if key != "use_resampler"}
+        changed |= {} if top is None else {"use_resampler": top}
+        changed["perceiver_config"] = {**(config.get("perceiver_config") or {}), "use_resampler": below}
+        assert (idefics_config(changed).resampler is not None) == used
+
+
 def test_idefics_without_its_gates(idefics):
     """The bare language model, new tokens included."""
     model, io, images = idefics

@@ -197,3 +197,20 @@ def test_a_graft_trains_its_own_self_attention_on_top_of_all_blocks():
     assert set(params["graft"]) == {"gated", "language"} and {leaf.shape[0] for leaf in jax.tree.leaves(params)} == {2}
     assert {part_of(path) for path in traverse.flatten_dict(params)} == {"cross_attention"}
     assert dataclasses.replace(GATED, graft=2).groups(4) == (4, 0, 0)
+
+
+def test_longrope_takes_its_long_divisors_from_the_first_position_beyond_the_original_context():
+    rope = RopeConfig(scaling="longrope", original_length=8, short=(1.0, 2.0), long=(3.0, 5.0), magnitude=1.5)
+    config = LanguageConfig(vocab_size=4, width=8, depth=1, heads=2, layers=(LayerConfig(rope=rope),))
+    for length, divisors in ((8, rope.short), (9, rope.long)):
+        _, here = place(config, jnp.ones((1, length), bool), None, length)
+        angle = np.arange(length)[:, None] * np.array([1.0, 0.01]) / divisors
+        for table, expected in zip(here["rope"], (np.cos(angle), np.sin(angle)), strict=True):
+            np.testing.assert_allclose(table[0, 0, 0], 1.5 * expected, atol=1e-6)
+
+
+def test_norms_without_a_scale_have_no_weights():
+    x = jax.random.normal(jax.random.key(0), (1, 3, 4))
+    plain, weights = Norm(jnp.float32, True, bias=False, scale=False).init_with_output(jax.random.key(0), x)
+    assert not weights
+    np.testing.assert_allclose(plain, Norm(jnp.float32, True).init_with_output(jax.random.key(0), x)[0], atol=1e-6)

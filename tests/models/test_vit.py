@@ -172,3 +172,10 @@ def test_rope_turns_patches_alone():
     close(columns[0], columns[2])
     close(rows[0], -rows[2])  # centres in [-1, 1]
     close(np.arcsin(rows[2, 1]), np.pi * 100.0**-0.5)  # half of the way to the border, second pair
+
+
+def test_steps_of_idefics_are_those_of_a_tenth_of_a_row_more():
+    """Its code adds 0.1 to the rows that it asks torch for, which then steps by 4 / 6.1 and not by 4 / 6."""
+    shifted = resize_weights(jnp.arange(6), 4, jnp.float32(6), "bicubic_shifted")
+    close(shifted, resize_weights(jnp.arange(6), 4, jnp.float32(6.1), "bicubic"))
+    assert np.abs(shifted - resize_weights(jnp.arange(6), 4, jnp.float32(6), "bicubic")).max() > 0.01
