@@ -83,6 +83,17 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def order_collectives() -> None:
+    """Devices that JAX_NUM_CPU_DEVICES makes of one CPU do one thing after another, all in the same order.
+
+    Otherwise independent collectives of a step start at once, and with few cores their waiting occupies every thread,
+    so that the one that they wait for never starts: the run aborts after a minute. Called before JAX is imported.
+    """
+    flag, given = "--xla_cpu_enable_concurrency_optimized_scheduler", os.environ.get("XLA_FLAGS", "")
+    if os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" and flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}=false".strip()
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"flamingo_jax.train: {argv[1]!r} is no option; options look like --config.seed=1.")
@@ -95,6 +106,7 @@ def main(argv: list[str]) -> None:
     try:
         config = configs.build(CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
+        order_collectives()
         # Imported here: worker processes import this module anew, and need neither JAX nor the two seconds it takes.
         from flamingo_jax import pipeline
 

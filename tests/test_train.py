@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from flamingo_jax import train
 from flamingo_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -224,3 +225,18 @@ def test_kill_9_anywhere_ends_with_the_same_bits(tmp_path):
         assert whole == cut  # the weights' content hash and the last losses
         logs = [(tmp_path / w / stage / "metrics.jsonl").read_text() for w in ("whole", "cut")]
         assert logs[0] == logs[1]
+
+
+def test_collectives_of_fake_devices_are_ordered(monkeypatch):
+    """Whoever has set the option, or has one device, is left alone."""
+    flag = "--xla_cpu_enable_concurrency_optimized_scheduler"
+    for devices, given, expected in (
+        ("1", "--a=b", "--a=b"),
+        ("8", "", f"{flag}=false"),
+        ("8", "--a=b", f"--a=b {flag}=false"),
+        ("8", f"{flag}=true", f"{flag}=true"),
+    ):
+        monkeypatch.setenv("JAX_NUM_CPU_DEVICES", devices)
+        monkeypatch.setenv("XLA_FLAGS", given)
+        train.order_collectives()
+        assert os.environ["XLA_FLAGS"] == expected
