@@ -284,7 +284,12 @@ USUAL: dict[str, dict[str, Any]] = {
 }
 
 
-def _all_windowed(config: Mapping[str, Any]) -> dict[str, Any]:
+def gemma3_text_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The text model of a Gemma 3 for text and images."""
+    return gemma3({**USUAL["gemma3_text"], **config["text_config"], "model_type": "gemma3_text"})
+
+
+def all_windowed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Mistral and Phi 3: the window is every layer's, whatever ``layer_types`` says, and there are no biases."""
     kinds = windowed({**config, "layer_types": None}, lambda i: True)
     return llama(config, qkv_bias=False, out_bias=False, mlp_bias=False, **kinds)
@@ -294,21 +299,21 @@ def _all_windowed(config: Mapping[str, Any]) -> dict[str, Any]:
 FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "gemma": gemma,
     "gemma2": gemma2,
-    "gemma3": gemma3,
+    "gemma3": gemma3_text_of,
     "gemma3_text": gemma3,
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
     "gptj": gptj,
     "granite": granite,
     "llama": llama,
-    "mistral": _all_windowed,
+    "mistral": all_windowed,
     "mosaic_gpt": mpt,
     "mpt": mpt,
     "olmo2": lambda config: llama(config, placement="branch", qk_norm="whole"),
     "olmo3": olmo3,
     "opt": opt,
     "phi": phi,
-    "phi3": _all_windowed,
+    "phi3": all_windowed,
     "qwen2": lambda config: qwen(config, qkv_bias=True, out_bias=False),
     "qwen3": lambda config: qwen(config, qk_norm="head"),
     "smollm3": smollm3,
@@ -325,6 +330,4 @@ def language_config(config: Mapping[str, Any]) -> LanguageConfig:
     if kind not in FAMILIES:
         raise ValueError(f"model_type={kind!r} is not implemented as a language model; {suggest(kind, FAMILIES)}.")
     with needing(kind):
-        if kind == "gemma3":  # text and vision; the text's options stand by themselves
-            return language_config({**config["text_config"], "model_type": "gemma3_text"})
         return LanguageConfig(**FAMILIES[kind]({**USUAL.get(kind, {}), **config}))

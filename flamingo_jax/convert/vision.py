@@ -13,18 +13,17 @@ CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 
 IMAGENET_PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def _grid(size: int | tuple[int, int], patch: int) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height // patch, width // patch
-
-
-def _square(given: dict[str, Any]) -> dict[str, Any]:
-    """The config with ``patch_size`` as one number; files may say [16, 16]."""
-    sides = given["patch_size"]
-    sides = {sides} if isinstance(sides, int) else set(sides)
+def _side(patch: int | tuple[int, int]) -> int:
+    """Side of a patch, for which files may say [16, 16]."""
+    sides = {patch} if isinstance(patch, int) else set(patch)
     if len(sides) > 1:
-        raise ValueError(f"patch_size={given['patch_size']} is not implemented, only square patches.")
-    return {**given, "patch_size": sides.pop()}
+        raise ValueError(f"patch_size={patch} is not implemented, only square patches.")
+    return sides.pop()
+
+
+def _grid(size: int | tuple[int, int], patch: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height // _side(patch), width // _side(patch)
 
 
 def _vit(config: Mapping[str, Any], **more) -> dict[str, Any]:
@@ -34,15 +33,13 @@ def _vit(config: Mapping[str, Any], **more) -> dict[str, Any]:
         "width": config["hidden_size"],
         "depth": config["num_hidden_layers"],
         "heads": config["num_attention_heads"],
-        "patch_size": config["patch_size"],
+        "patch_size": _side(config["patch_size"]),
         "epsilon": config.get("layer_norm_eps", 1e-6),
     } | more
 
 
 def clip(config: Mapping[str, Any]) -> ViTConfig:
-    given = _square(
-        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32, **config}
-    )
+    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32, **config}
     grid = _grid(given.get("image_size", 224), given["patch_size"])
     return ViTConfig(
         **_vit(given, epsilon=given.get("layer_norm_eps", 1e-5)),
@@ -62,9 +59,7 @@ def clip(config: Mapping[str, Any]) -> ViTConfig:
 
 def siglip(config: Mapping[str, Any]) -> ViTConfig:
     """SigLIP, SigLIP 2 of one size, and NaFlex, whose table is a square of ``num_patches``."""
-    given = _square(
-        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16, **config}
-    )
+    given = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16, **config}
     naflex = config["model_type"].startswith("siglip2")
     side = int(given.get("num_patches", 256) ** 0.5)
     return ViTConfig(
@@ -80,7 +75,7 @@ def siglip(config: Mapping[str, Any]) -> ViTConfig:
 def dinov2(config: Mapping[str, Any]) -> ViTConfig:
     registered = config["model_type"] == "dinov2_with_registers"
     usual = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-    given = _square({**usual, "patch_size": 16 if registered else 14, **config})
+    given = {**usual, "patch_size": 16 if registered else 14, **config}
     hidden, bias = int(given["hidden_size"] * given.get("mlp_ratio", 4)), given.get("qkv_bias", True)
     gated = given.get("use_swiglu_ffn", False)
     return ViTConfig(
@@ -103,7 +98,7 @@ def dinov2(config: Mapping[str, Any]) -> ViTConfig:
 
 
 def dinov3(config: Mapping[str, Any]) -> ViTConfig:
-    given = _square({"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 16, **config})
+    given = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 16, **config}
     return ViTConfig(
         **_vit(given, epsilon=given.get("layer_norm_eps", 1e-5)),
         grid=_grid(given.get("image_size", 224), given["patch_size"]),
@@ -145,7 +140,7 @@ def open_clip(config: Mapping[str, Any]) -> ViTConfig:
     if isinstance(tower["layers"], (list, tuple)) or "timm_model_name" in tower:
         raise ValueError("open_clip: only the plain vision transformers are implemented, no ResNet and no timm tower.")
     refuse({"model_type": "open_clip", **tower}, **_OPEN_CLIP_USUAL)
-    patch, width = _square(tower)["patch_size"], tower["width"]
+    width, patch = tower["width"], _side(tower["patch_size"])
     pixels = config.get("preprocess_cfg") or {}
     return ViTConfig(
         width=width,

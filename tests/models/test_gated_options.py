@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled import filled
 
 from flamingo_jax.config import PRETRAINED, GatedConfig, LanguageConfig
 from flamingo_jax.models.decoder import Decoder
@@ -26,19 +27,11 @@ X, LATENTS = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumer
 OWN = media_visibility(PHI, 3)
 
 
-def filled(model, *inputs):
-    """Weights that are random everywhere, offsets and gates too, by collection."""
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *inputs))
-    rng = np.random.default_rng(0)
-    draw = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32))
-    return {name: draw(tree) for name, tree in shapes.items() if name != "cache"}
-
-
 @functools.cache
 def layer(**options):
     """(jitted apply(params, x, latents, seen), params) of one gated layer."""
     model = GatedCrossAttention(dataclasses.replace(GATED, **options), jnp.float32)
-    params = filled(model, X, LATENTS, OWN)["params"]
+    params = filled(0, model, X, LATENTS, OWN)["params"]
     return jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs)), params
 
 
@@ -47,7 +40,7 @@ def decoder(gated):
     """(jitted logits(variables, media_index, latents), variables)."""
     model = Decoder(LANGUAGE, jnp.float32, gated=gated)
     apply = jax.jit(lambda variables, phi, latents: model.apply(variables, TOKENS, None, latents, phi))
-    return apply, filled(model, TOKENS, None, LATENTS, PHI)
+    return apply, filled(0, model, TOKENS, None, LATENTS, PHI)
 
 
 @functools.cache
@@ -191,7 +184,7 @@ def test_freezing_moves_a_part_and_leaves_the_model_as_it_is(model_config, froze
 def test_every_weight_has_a_gradient_when_nothing_is_frozen(model_config, example):
     language = dataclasses.replace(model_config.language, depth=2)
     model = Flamingo(dataclasses.replace(model_config, language=language, frozen=()), (3,))
-    params = filled(model, *example.values())["params"]
+    params = filled(0, model, *example.values())["params"]
     grads = jax.jit(jax.grad(lambda params: (model.apply({"params": params}, *example.values()) ** 2).mean()))(params)
     flat = traverse.flatten_dict(grads, sep="/")
     assert [name for name, grad in flat.items() if not (np.isfinite(grad).all() and np.abs(grad).max() > 0)] == []

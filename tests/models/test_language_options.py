@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled import filled
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, LayerConfig, RopeConfig
 from flamingo_jax.models.decoder import Decoder, group_layers
@@ -42,19 +43,11 @@ TOKENS, ALL = np.random.default_rng(0).integers(1, 30, 12).astype(np.int32), np.
 PHI, LATENTS = np.arange(12)[None] // 4, np.random.default_rng(2).normal(size=(1, 2, 3, 16)).astype(np.float32)
 
 
-def filled(model, *inputs):
-    """Weights that are random everywhere, by collection."""
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *inputs))
-    rng = np.random.default_rng(1)
-    draw = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32))
-    return {name: draw(tree) for name, tree in shapes.items() if name != "cache"}
-
-
 @functools.cache
 def made(**options):
     """(model, variables, jitted logits(tokens, mask))."""
     model = Decoder(dataclasses.replace(SMALL, **options), jnp.float32)
-    variables = filled(model, TOKENS[None])
+    variables = filled(1, model, TOKENS[None])
     return model, variables, jax.jit(functools.partial(model.apply, variables))
 
 
@@ -142,7 +135,7 @@ def bare():
 def bridged(weights, opened=0.0, **options):
     """(logits, params) of the gated model on the bare one's weights, with its gates at ``opened``."""
     model = Decoder(MIXED, jnp.float32, gated=dataclasses.replace(GATED, **options))
-    params = traverse.flatten_dict(filled(model, TOKENS[None], ALL, LATENTS, PHI)["params"])
+    params = traverse.flatten_dict(filled(1, model, TOKENS[None], ALL, LATENTS, PHI)["params"])
     for path, leaf in params.items():
         if path[-1].endswith("_gate") or (
             "language" in path and {"out", "down"} & set(path)
