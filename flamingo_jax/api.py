@@ -22,7 +22,7 @@ from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.gated import index_media
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A module with its weights.
 
@@ -36,6 +36,10 @@ class Model:
     variables: Mapping[str, Any]
     image_token: int | None = None
     end_token: int | None = None
+
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        return f"Model({type(self.module).__name__}, {count:,} weights, {_compute(self.variables)}, {self.config})"
 
     def logits(self, tokens, mask=None, images=None, media_index=None) -> jax.Array:
         """tokens int [B, L], mask [B, L] (0: padding) -> float32 logits [B, L, V].
@@ -56,10 +60,12 @@ class Model:
 
         From the first ``stop`` on every entry is ``stop``. Arguments as of ``logits``.
         """
+        if not isinstance(steps, int | np.integer):
+            raise ValueError(f"steps must be a whole number, but is {steps!r}.")
         if steps < 1:
             raise ValueError(f"steps must be at least 1, but is {steps}.")
         tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
-        if not bool(mask[:, -1].all()):
+        if not (mask[:, -1].all() and (mask[:, 1:] >= mask[:, :-1]).all()):
             raise ValueError("Prompts must be padded on the left, so that all continue at the same place.")
         latents = None if images is None else _encode(self.module, self.variables, images)
         length, language = tokens.shape[1] + steps, self._language()
@@ -86,7 +92,7 @@ class Model:
     def _see(self, images, mask, shapes):
         if not isinstance(self.config, (ViTConfig, NFNetConfig)):
             raise ValueError("This model is no vision encoder; features and pooled need one.")
-        images = jnp.asarray(images)
+        images = _array("images", images, "[B, H, W, 3]")
         if mask is None and (images.ndim != 4 or images.shape[-1] != 3):
             raise ValueError(f"images must be [B, H, W, 3], but are {list(images.shape)}.")
         if isinstance(self.config, NFNetConfig):
@@ -105,18 +111,23 @@ class Model:
         """Inputs as arrays: tokens, mask bool [B, L], images [B, N, T, H, W, 3] and media_index, or None and None."""
         if isinstance(self.config, (ViTConfig, NFNetConfig)):
             raise ValueError("This model is a vision encoder and has no tokens; it has features and pooled.")
-        tokens = jnp.asarray(tokens, jnp.int32)
-        mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
+        tokens = _array("tokens", tokens, "[B, L]")
+        mask = np.ones(tokens.shape, bool) if mask is None else _array("mask", mask, "[B, L]")
+        if not np.isin(mask, (0, 1)).all():
+            raise ValueError("mask must hold 1 for tokens and 0 for padding, and nothing else.")
         if tokens.ndim != 2 or mask.shape != tokens.shape:
             raise ValueError(
                 f"tokens and mask must both be [B, L], but are {list(tokens.shape)} and {list(mask.shape)}."
             )
+        if not tokens.size:
+            raise ValueError(f"There are no tokens: they are {list(tokens.shape)}.")
         language = self._language()
         known = max(language.vocab_rows, *(token + 1 for token in self.module.new_tokens), 0)
         if not 0 <= int(tokens.min()) <= int(tokens.max()) < known:
             raise ValueError(
                 f"Token ids must be 0 to {known - 1}, but go from {int(tokens.min())} to {int(tokens.max())}."
             )
+        tokens, mask = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
         if isinstance(self.config, LanguageConfig):
             if images is not None:
                 raise ValueError("This model is a language model without a vision encoder; it takes no images.")
@@ -126,7 +137,8 @@ class Model:
         counts = None  # of an array, in which rows with fewer images than others are padded
         if isinstance(images, Sequence):
             counts, images = [len(row) for row in images], _pad(images)
-        images = jnp.zeros((tokens.shape[0], 1, 1, *_size(self.config), 3)) if images is None else jnp.asarray(images)
+        images = jnp.zeros((tokens.shape[0], 1, 1, *_size(self.config), 3)) if images is None else images
+        images = _array("images", images, "[B, N, H, W, 3]")
         images = images[:, :, None] if images.ndim == 5 else images
         if images.ndim != 6 or images.shape[-1] != 3 or images.shape[0] != tokens.shape[0]:
             raise ValueError(
@@ -155,6 +167,26 @@ class Model:
                 "give one medium per <image>."
             )
         return index_media(tokens, self.image_token, self.end_token)
+
+
+# argument -> (its types, in words)
+_TYPES = {
+    "tokens": ((np.integer,), "integers"),
+    "mask": ((np.bool_, np.number), "numbers"),
+    "images": ((np.uint8, np.floating), "uint8, or floats that are normalised already"),
+}
+
+
+def _array(name: str, value: Any, shape: str) -> np.ndarray | jax.Array:
+    """An argument as an array. Raises ValueError for rows of different lengths and for a type that is none of its."""
+    try:
+        value = value if isinstance(value, jax.Array) else np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be {shape}, rows of one length.") from None
+    types, words = _TYPES[name]
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in types):
+        raise ValueError(f"{name} must be {shape} of {words}, but are of type {value.dtype}.")
+    return value
 
 
 @functools.partial(jax.jit, static_argnames=("module", "pool"))

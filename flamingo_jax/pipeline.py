@@ -32,6 +32,9 @@ from flamingo_jax.training.objective import OBJECTIVES
 def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print) -> dict:
     """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results."""
     mesh = sharding.make_mesh(config.mesh)
+    for name in config.order:
+        if checkpoint.read_result(workdir / name) is None:
+            check_folders(f"config.stages.{name}.parts", config.stages[name], config)
     _prepare(config, workdir, say)
     vocabulary = _tokenizer(config, workdir, say)
     if not (workdir / "evaluation" / "results.json").exists():
@@ -163,19 +166,38 @@ def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict
 _FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
 
 
+_READERS = {
+    "language": (public.language_config, public.load_language),
+    "vision": (public.vision_config, public.load_vision),
+}
+
+
+def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
+    """Raises ValueError when a folder that ``stage.parts`` (``place`` in the config) names holds another model."""
+    for part, source in stage.parts.items():
+        if "/" not in source:
+            continue
+        try:
+            found = _READERS[part][0](public.read_config(pathlib.Path(source)))
+        except ValueError as error:
+            raise ValueError(f"{place}.{part}={source!r}: {error}") from None
+        there, here = _described(found), _described(getattr(config.model, part))
+        differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
+        if differing:
+            values = "; ".join(f"{key}: {there.get(key)} there, {here[key]} here" for key in differing)
+            raise ValueError(
+                f"{place}.{part}: {source} does not hold config.model.{part}: {values}; make the config say what the "
+                "folder holds, or name another one."
+            )
+
+
 def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
-    """The weights of the language model or the vision encoder. ValueError when a checkpoint holds another model."""
+    """The weights of the language model or the vision encoder, whose folder ``check_folders`` has looked at."""
     if "/" not in source:
         stored = checkpoint.load_result_weights(workdir, source)
         return stored["vision"] if part == "vision" else stored
     folder = pathlib.Path(source)
-    reader = {"language": public.load_language, "vision": public.load_vision}[part]
-    found, weights = reader(folder, public.read_config(folder))
-    there, here = _described(found), _described(getattr(config.model, part))
-    differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
-    if differing:
-        values = "; ".join(f"{key}: {there.get(key)} there, {here[key]} here" for key in differing)
-        raise ValueError(f"{folder} does not hold config.model.{part}: {values}.")
+    found, weights = _READERS[part][1](folder, public.read_config(folder))
     if part == "language":
         return weights
     needed = {path.split("/")[0] for path in public.encoder_shapes(found)}  # without those of the pooled vector

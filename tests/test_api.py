@@ -238,3 +238,49 @@ def test_tokens_of_a_wrong_shape_or_range_are_refused(language):
 def test_a_type_of_weights_that_is_none_is_refused():
     with pytest.raises(ValueError, match="dtype='float17' is unknown; did you mean"):
         load("anywhere", dtype="float17")
+
+
+@pytest.mark.parametrize(
+    "tokens, mask, words",
+    [
+        ([[1, 2], [3]], None, "tokens must be [B, L], rows of one length"),
+        ([[1.0, 2.5]], None, "tokens must be [B, L] of integers, but are of type float64"),
+        ("hello", None, "tokens must be [B, L] of integers, but are of type <U5"),
+        ([[True, False]], None, "of integers, but are of type bool"),
+        ([[5 + 2**32]], None, "Token ids must be 0 to 15, but go from 4294967301 to 4294967301"),
+        (np.zeros((1, 0), int), None, "There are no tokens: they are [1, 0]"),
+        ([[1, 2]], [[0.0, -np.inf]], "mask must hold 1 for tokens and 0 for padding"),
+        ([[1, 2]], [[2, 2]], "mask must hold 1 for tokens and 0 for padding"),
+    ],
+)
+def test_tokens_and_masks_that_would_be_misread(language, tokens, mask, words):
+    with pytest.raises(ValueError) as error:
+        language.logits(tokens, mask)
+    assert words in str(error.value)
+
+
+def test_prompts_with_holes_and_steps_that_are_no_number(language):
+    with pytest.raises(ValueError, match="padded on the left"):
+        language.greedy([[1, 2, 3]], [[1, 0, 1]], steps=1)
+    with pytest.raises(ValueError, match=r"steps must be a whole number, but is 2\.5"):
+        language.greedy([[1, 2]], steps=2.5)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, bool])
+def test_images_of_a_type_that_says_nothing(encoder, model, kind):
+    """Neither bytes nor normalised."""
+    words = "of uint8, or floats that are normalised already, but are of type"
+    with pytest.raises(ValueError, match=words):
+        encoder.features(np.ones((1, 8, 8, 3), kind))
+    with pytest.raises(ValueError, match=words):
+        model.logits(TOKENS, images=np.ones((2, 2, 8, 8, 3), kind))
+
+
+def test_a_model_is_printed_in_a_line(language):
+    assert repr(language).startswith("Model(Decoder, 1,048 weights, float32, LanguageConfig(vocab_size=16,")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json is a file; give the folder that holds it"):
+        load(tmp_path / "config.json")

@@ -160,6 +160,7 @@ def test_what_is_frozen_must_come_from_somewhere():
         ("flamingo", ("model", "media"), 3, r"datasets\.m3w\.example\.media=9 is more than .*\.media=3"),
         ("flamingo", ("model", "resampler", "frames"), 2, r"datasets\.vtp\.example\.frames=4 is more .*frames=2"),
         ("flamingo", ("stages", "flamingo", "optimizer", "rates"), {"vision": 0.1}, r"rates names .vision., which"),
+        ("flamingo", ("stages", "flamingo", "optimizer", "rates"), {"resampler": -1.0}, r"rates must be at least 0"),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip

@@ -49,7 +49,11 @@ def test_a_checkpoint_of_another_model_is_named(config, tmp_path):
     with pytest.raises(
         ValueError, match=r"qwen3 does not hold config\.model\.language: epsilon: 1e-06 there, 0\.001 here"
     ):
-        pipeline._parts(config.stages["flamingo"], changed, tmp_path)
+        pipeline.check_folders("config.stages.flamingo.parts", config.stages["flamingo"], changed)
     stage = dataclasses.replace(config.stages["flamingo"], parts={"language": str(tmp_path / "no/where")})
-    with pytest.raises(ValueError, match="There is no folder .*no/where"):
-        pipeline._parts(stage, config, tmp_path)
+    with pytest.raises(ValueError, match=r"x\.language='.*no/where': There is no folder .*no/where"):
+        pipeline.check_folders("x", stage, config)
+    order = dataclasses.replace(changed, order=("flamingo",))
+    with pytest.raises(ValueError, match=r"config\.stages\.flamingo\.parts\.language: .* does not hold"):
+        pipeline.run(order, tmp_path)  # before anything is made
+    assert not list(tmp_path.iterdir())

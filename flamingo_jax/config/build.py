@@ -87,6 +87,10 @@ def _check_names(config: RunConfig, path: str) -> None:
             raise ValueError(f"{path}.stages.{key} needs {path}.model.text_tower, which is not given.")
         trained = PARTS.keys() - set(config.model.frozen) if stage.objective == "flamingo" else PARTS
         references += [(f"{path}.stages.{key}.optimizer.rates", part, trained) for part in stage.optimizer.rates]
+        if min(stage.optimizer.rates.values(), default=0) < 0:
+            raise ValueError(
+                f"{path}.stages.{key}.optimizer.rates must be at least 0, but are {stage.optimizer.rates}."
+            )
         references += [(f"{path}.stages.{key}.parts", part, ("language", "vision")) for part in stage.parts]
         frozen = {"vision" if part == "vision" else "language" for part in config.model.frozen}
         if stage.objective == "flamingo" and (missing := frozen - stage.parts.keys()):

@@ -30,6 +30,8 @@ from flamingo_jax.models.resampler import Resampler
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """A folder's ``config.json``. Raises ValueError when it is missing or no JSON."""
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the folder that holds it.")
     if not path.is_dir():
         raise ValueError(f"There is no folder {path}; download a public model into a folder first.")
     file = next((path / name for name in ("config.json", "open_clip_config.json") if (path / name).exists()), None)

@@ -40,8 +40,10 @@ def refuse(config: Mapping[str, Any], **usual) -> None:
 
 @contextlib.contextmanager
 def needing(what: str):
-    """Turns the absence of a key that ``what`` cannot do without into a ValueError that names it."""
+    """Turns the absence of a key that ``what`` cannot do without, or a value of a wrong type, into a ValueError."""
     try:
         yield
     except KeyError as error:
         raise ValueError(f"{what}: the config has no {error}, which the model cannot do without.") from None
+    except (TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{what}: a value of the config is of a wrong type or zero: {error}.") from None

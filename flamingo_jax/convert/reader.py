@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import pickle
 import zipfile
 from collections.abc import Callable
 
@@ -37,7 +38,10 @@ class Checkpoint:
         for name in _NAMES:
             index = self.path / f"{name}.index.json"
             if index.exists():
-                files = sorted({self.path / file for file in json.loads(index.read_text())["weight_map"].values()})
+                try:
+                    files = sorted({self.path / file for file in json.loads(index.read_text())["weight_map"].values()})
+                except (json.JSONDecodeError, KeyError) as error:
+                    raise ValueError(f"{index} is no index of weights: {error}.") from None
                 if missing := [file.name for file in files if not file.exists()]:
                     raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
                 return files
@@ -64,7 +68,10 @@ def _open_torch(file: pathlib.Path, shapes: dict, get: dict) -> None:
     except ImportError:
         raise ValueError(f"{file} is a PyTorch file; install torch to read it, or use the .safetensors file.") from None
     # Files of before torch 1.6 are no zip archives and cannot be mapped.
-    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file} is no whole PyTorch file: {str(error).splitlines()[0]}") from None
     for key in ("model_state_dict", "state_dict"):
         tensors = tensors.get(key, tensors)
 

@@ -195,3 +195,10 @@ def test_yarn_without_a_factor_takes_it_from_the_contexts():
     rope = config["rope_parameters"] | {"factor": None}
     found = language_config(config | {"rope_parameters": rope}).layers[0].rope
     assert found.factor == config["max_position_embeddings"] / rope["original_max_position_embeddings"] == 2.0
+
+
+@pytest.mark.parametrize("value", ["32", None, 0])
+def test_values_of_a_wrong_type_are_said_to_be(value):
+    """A sentence, not what Python says of the first operation with it."""
+    with pytest.raises(ValueError, match="gemma: a value of the config is of a wrong type or zero"):
+        language_config(read_config("gemma", hidden_size=value, head_dim=None, num_attention_heads=value))

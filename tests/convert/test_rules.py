@@ -120,3 +120,9 @@ def test_the_head_of_gpt_neox_has_two_names(tmp_path):
     tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
     save_file(tensors, tmp_path / "model.safetensors")
     chex.assert_trees_all_equal(flamingo_jax.load(tmp_path).variables, flamingo_jax.load(source).variables)
+
+
+def test_an_index_that_is_none(folder):
+    for text in ("{", "{}"):
+        (folder / "model.safetensors.index.json").write_text(text)
+        assert "model.safetensors.index.json is no index of weights" in refused(folder)
