@@ -8,6 +8,9 @@ setup(
     description="Flamingo: a visual language model for few-shot learning, in JAX/Flax, for TPU pods",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_dir={
+        "": "."
+    },  # an editable install is then a path, which a folder named flamingo_jax around it cannot hide
     packages=find_packages(include=["flamingo_jax", "flamingo_jax.*"]),
     install_requires=[
         "absl-py",

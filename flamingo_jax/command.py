@@ -30,7 +30,10 @@ def _load(path: str, *variant: str) -> object:
     """What a config file gives, to know its names: the flag library reads the file itself, together with overrides."""
     if not pathlib.Path(path).is_file():
         raise ValueError(f"There is no file {path!r} in {pathlib.Path.cwd()}, which --config asks for.")
-    names = runpy.run_path(path)
+    try:
+        names = runpy.run_path(path)
+    except SyntaxError as error:
+        raise ValueError(f"--config={path} is not a config file: line {error.lineno} is no Python.") from None
     if "get_config" not in names:
         raise ValueError(f"{path} defines no function get_config, which returns the configuration.")
     return names["get_config"](*variant)

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
+from flamingo_jax import command
 from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, HINT, TRACEBACK, make_parser
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.parts import part_of
 
+flags.adopt_module_key_flags(command)
 _PARAMS = flags.DEFINE_bool("params", False, "Print the table of parameters by part.")
 
 

@@ -24,11 +24,13 @@ import warnings
 
 from absl import app, flags, logging
 
+from flamingo_jax import command
 from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, EXAMPLE, HINT, TRACEBACK, make_parser
 from flamingo_jax.config import RunConfig
 from flamingo_jax.data.file import write_whole
 
+flags.adopt_module_key_flags(command)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
 _LOCK = ".lock"

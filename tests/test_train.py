@@ -135,6 +135,11 @@ def test_another_config_is_shown_as_a_difference(finished):
         ("--config.stages.flamigno.steps=5", "config.stages.flamigno is unknown; did you mean 'flamingo'"),
         ("--config.mesh.fsdp=3", "config.mesh (data=-1, fsdp=3, tensor=1) does not fit 1 devices"),
         ("--config.order=('langauge',)", "did you mean 'language'"),
+        ("--config.order=('flamingo',)", "parts.language names the stage 'language', which config.order=('flamingo',)"),
+        (
+            "--config.stages.flamingo.optimizer.rates.resampler=0.1",
+            "give it whole: --config.stages.flamingo.optimizer.rates=\"{'resampler': ...}\"",
+        ),
         ("--config.evaluation.tasks=('captoin',)", "'captoin'"),
         ("--config.model.vision.activation=gleu", "did you mean 'gelu'"),
         (
@@ -158,7 +163,7 @@ def test_typos_stop_at_once(tmp_path, argument, message):
         ("--config=configs/bose.py", "There is no file 'configs/bose.py'"),
         ("--wrokdir=runs/x", "wrokdir"),
         ("config.seed=1", "'config.seed=1' is no option"),
-        ("--config=README.md", "SyntaxError"),
+        ("--config=README.md", "README.md is not a config file"),
         ("--config=benchmarks/seeds.py", "benchmarks/seeds.py defines no function get_config"),
         ("--config.stages.flamingo=3", "config.stages.flamingo"),
     ],

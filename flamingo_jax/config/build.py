@@ -77,12 +77,15 @@ def _check_names(config: RunConfig, path: str) -> None:
     for key, stage in config.stages.items():
         references.append((f"{path}.stages.{key}.objective", stage.objective, ("language", "contrastive", "flamingo")))
         references += [(f"{path}.stages.{key}.mixture", name, config.datasets) for name in stage.mixture]
-        earlier = config.order[: config.order.index(key)] if key in config.order else config.stages
-        references += [
-            (f"{path}.stages.{key}.parts.{part}", name, earlier)
-            for part, name in stage.parts.items()
-            if "/" not in name  # a folder, not a stage
-        ]
+        earlier = config.order[: config.order.index(key)] if key in config.order else tuple(config.stages)
+        for part, name in stage.parts.items():
+            if "/" not in name and name in config.stages and name not in earlier:
+                raise ValueError(
+                    f"{path}.stages.{key}.parts.{part} names the stage {name!r}, which {path}.order={config.order} "
+                    f"does not run before {key!r}."
+                )
+            if "/" not in name:  # else a folder
+                references.append((f"{path}.stages.{key}.parts.{part}", name, earlier))
         if stage.objective == "contrastive" and config.model.text_tower is None:
             raise ValueError(f"{path}.stages.{key} needs {path}.model.text_tower, which is not given.")
         trained = PARTS.keys() - set(config.model.frozen) if stage.objective == "flamingo" else PARTS
@@ -110,8 +113,11 @@ def check_path(path: str, config: Mapping[str, Any] | None = None) -> None:
     """
     kind, seen = RunConfig, "config"
     config = config.to_dict() if hasattr(config, "to_dict") else config
+    is_known = config is not None
     for part in path.split(".")[1:]:
         kind = _pick(kind, config, seen)
+        if is_known and config is None and (dataclasses.is_dataclass(kind) or typing.get_origin(kind) is Mapping):
+            raise ValueError(f"{seen} is not in the config file; give it whole: --{seen}=\"{{'{part}': ...}}\".")
         if dataclasses.is_dataclass(kind):
             known = typing.get_type_hints(kind)
             if part not in known:

@@ -11,4 +11,4 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return f"{hint}known here: {', '.join(known)}"
+    return f"{hint}known here: {', '.join(known) or 'none'}"

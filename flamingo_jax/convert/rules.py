@@ -111,7 +111,8 @@ def convert(
         {path: array}.
 
     Raises:
-        ValueError: listing all weights that no tensor fills, all tensors that nobody uses, and all wrong shapes.
+        ValueError: listing all weights that no tensor fills, all tensors that nobody uses, and all wrong shapes; and
+            for quantised weights.
     """
     names = {rename(name): name for name in checkpoint.shapes}
     names.pop(None, None)
@@ -150,6 +151,11 @@ def convert(
 
     def read(source, shape, rule, layer):
         tensor = checkpoint.get(names[source])
+        if tensor.dtype.kind in "iub" or tensor.dtype.itemsize < 2:
+            raise ValueError(
+                f"{checkpoint.path}: {source} holds {tensor.dtype}; quantised weights are not implemented, only float "
+                "ones of 16 bits and more."
+            )
         if rule.cut:
             axis, start, stop = rule.cut
             tensor = tensor[(slice(None),) * axis + (slice(start, stop),)]

@@ -56,6 +56,14 @@ def test_buffers_and_repeated_tables_are_no_weights(folder, tensors):
     chex.assert_trees_all_equal(flamingo_jax.load(folder).variables, expected)
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_quantised_weights_are_refused(folder, tensors, kind):
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = np.zeros(tensors[name].shape, kind)
+    save_file(tensors, folder / "model.safetensors")
+    assert f"layers.1.mlp.up_proj.weight holds {kind}; quantised weights are not implemented" in refused(folder)
+
+
 @pytest.mark.parametrize(
     "case, whole, prefix, others",
     [
