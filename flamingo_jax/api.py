@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert import load as public
+from flamingo_jax.convert.hub import fetch
+from flamingo_jax.convert.load import find
 from flamingo_jax.inference.decoding import greedy
 from flamingo_jax.models.decoder import Decoder
 from flamingo_jax.models.encoder import ENCODERS
@@ -38,8 +39,9 @@ class Model:
     end_token: int | None = None
 
     def __repr__(self) -> str:
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
-        return f"Model({type(self.module).__name__}, {count:,} weights, {_compute(self.variables)}, {self.config})"
+        leaves = jax.tree.leaves(self.variables)
+        count, kinds = sum(leaf.size for leaf in leaves), sorted({str(leaf.dtype) for leaf in leaves})
+        return f"Model({type(self.module).__name__}, {count:,} weights, {', '.join(kinds)}, {self.config})"
 
     def logits(self, tokens, mask=None, images=None, media_index=None) -> jax.Array:
         """tokens int [B, L], mask [B, L] (0: padding) -> float32 logits [B, L, V].
@@ -231,12 +233,13 @@ def _pad(rows: Sequence[Sequence[Any]]) -> np.ndarray | None:
 
 
 def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
-    """The model of a folder: a public language model, vision encoder, IDEFICS or OpenFlamingo.
+    """The model of a folder: a public language model, vision encoder, IDEFICS or OpenFlamingo, or a folder of ours.
 
     Args:
-        source: a folder with ``config.json`` (or ``open_clip_config.json``) and weights, as public libraries write it.
-            OpenFlamingo's has ``params.safetensors``, all weights under its names, and a ``config.json`` with "lm",
-            "vision", "cross_attn_every_n_layers", "eoc_token_id" and "media_token_id".
+        source: a folder that ``flamingo_jax.convert`` wrote; or a folder with ``config.json`` (or
+            ``open_clip_config.json``) and weights as public libraries write it, or its hub id. OpenFlamingo's has
+            ``params.safetensors`` or ``checkpoint.pt``, and a ``config.json`` with "lm", "vision",
+            "cross_attn_every_n_layers", "eoc_token_id" and "media_token_id" (``convert/open_flamingo.py``).
         dtype: of weights; None for the file's. Models of float32 (or float64) weights compute in float32, others, of
             float16 too, in bfloat16.
 
@@ -246,30 +249,12 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
     """
     if dtype not in (None, "float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} is unknown; {suggest(dtype, ('float32', 'bfloat16'))}.")
-    path = pathlib.Path(source)
-    config = public.read_config(path)
-    kind = config.get("model_type")
-    if "cross_attn_every_n_layers" in config:
-        ours, new, variables = public.load_open_flamingo_folder(path, config, dtype)
-        return _whole(ours, new, variables, image_token=new[1])
-    if kind == "idefics":
-        ours, new, variables = public.load_idefics(path, config, dtype)
-        # The tokenizer's order: the fake token around images, <image>, and in later models <end_of_utterance>.
-        image = new[1] if len(new) > 1 else None
-        return _whole(ours, new, variables, image_token=image, end_token=config.get("eos_token_id", 2))
-    if public.is_language(config):
-        ours, weights = public.load_language(path, config, dtype)
-        return Model(ours, Decoder(ours, _compute(weights)), {"params": jax.device_put(weights)})
-    ours, weights = public.load_vision(path, config, dtype)
-    return Model(ours, ENCODERS[type(ours)](ours, _compute(weights)), {"params": jax.device_put(weights)})
-
-
-def _whole(config: ModelConfig, new_tokens: tuple[int, ...], variables: dict, **tokens: int | None) -> Model:
-    """A Flamingo that computes in its weights' type."""
-    config = dataclasses.replace(config, dtype=str(_compute(variables)))
-    return Model(config, Flamingo(config, new_tokens), jax.device_put(variables), **tokens)
-
-
-def _compute(weights: dict) -> jnp.dtype:
-    """float32 when any weight is as wide, else bfloat16."""
-    return jnp.dtype("float32" if any(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(weights)) else "bfloat16")
+    found = find(fetch(str(source))[0])
+    compute = jnp.dtype(dtype) if dtype else found.dtype()
+    variables, ours = found.place(dtype=dtype), found.config
+    if isinstance(ours, ModelConfig):
+        ours = dataclasses.replace(ours, dtype=str(compute))
+        module = Flamingo(ours, found.new_tokens)
+        return Model(ours, module, variables, image_token=found.image_token, end_token=found.end_token)
+    module = Decoder if isinstance(ours, LanguageConfig) else ENCODERS[type(ours)]
+    return Model(ours, module(ours, compute), {"params": variables})

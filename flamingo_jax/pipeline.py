@@ -17,9 +17,15 @@ from collections.abc import Callable
 import flax.traverse_util as traverse
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flamingo_jax.config import RunConfig, StageConfig
-from flamingo_jax.convert import load as public
+from flamingo_jax.convert.language_config import language_config
+from flamingo_jax.convert.load import find
+from flamingo_jax.convert.pretrained import put_leaf
+from flamingo_jax.convert.public import read_config
+from flamingo_jax.convert.shapes import encoder_shapes
+from flamingo_jax.convert.vision import vision_config
 from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
@@ -166,10 +172,7 @@ def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict
 _FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
 
 
-_READERS = {
-    "language": (public.language_config, public.load_language),
-    "vision": (public.vision_config, public.load_vision),
-}
+_CONFIGS = {"language": language_config, "vision": vision_config}
 
 
 def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
@@ -178,7 +181,7 @@ def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
         if "/" not in source:
             continue
         try:
-            found = _READERS[part][0](public.read_config(pathlib.Path(source)))
+            found = _CONFIGS[part](read_config(pathlib.Path(source)))
         except ValueError as error:
             raise ValueError(f"{place}.{part}={source!r}: {error}") from None
         there, here = _described(found), _described(getattr(config.model, part))
@@ -196,11 +199,11 @@ def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> d
     if "/" not in source:
         stored = checkpoint.load_result_weights(workdir, source)
         return stored["vision"] if part == "vision" else stored
-    folder = pathlib.Path(source)
-    found, weights = _READERS[part][1](folder, public.read_config(folder))
+    found = find(pathlib.Path(source))
+    weights = found.weights
     if part == "language":
         return weights
-    needed = {path.split("/")[0] for path in public.encoder_shapes(found)}  # without those of the pooled vector
+    needed = {path.split("/")[0] for path in encoder_shapes(found.config)}  # without those of the pooled vector
     return {name: weight for name, weight in weights.items() if name in needed}
 
 
@@ -217,7 +220,7 @@ def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, ob
     if not stage.parts:
         return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
-    return loop.place_parts(mesh, objective, example, _parts(stage, config, workdir), config.model.dtype)
+    return loop.place_parts(mesh, objective, example, _parts(stage, config, workdir), config.model.dtype, put_leaf)
 
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:
@@ -239,7 +242,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
     params = checkpoint.load_result_weights(workdir, name)
     trained = traverse.flatten_dict(params)
     frozen = {
-        path: jnp.asarray(leaf, dtype)
+        path: jnp.asarray(np.asarray(leaf), dtype)
         for path, leaf in traverse.flatten_dict(_parts(stage, config, workdir)).items()
         if path not in trained
     }

@@ -6,11 +6,12 @@ import runpy
 
 import chex
 import jax
+import numpy as np
 import pytest
 
 from flamingo_jax import config as configs
 from flamingo_jax import pipeline
-from flamingo_jax.convert import load
+from flamingo_jax.convert.load import find
 from flamingo_jax.training import loop, sharding
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -22,8 +23,7 @@ LANGUAGE, VISION = (ROOT / "tests" / "golden" / name for name in ("language/qwen
 def config():
     """The miniature on a public language model and a public encoder, whose class token it drops."""
     given = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]().to_dict()
-    language, _ = load.load_language(LANGUAGE, load.read_config(LANGUAGE))
-    vision, _ = load.load_vision(VISION, load.read_config(VISION))
+    language, vision = find(LANGUAGE).config, find(VISION).config
     given["model"]["language"] = dataclasses.asdict(language) | {"max_positions": 128}  # base.py's pages have 112
     given["model"]["vision"] = dataclasses.asdict(vision) | {"patches_only": True, "pool": "none"}
     given["order"], given["stages"] = ("flamingo",), {"flamingo": given["stages"]["flamingo"]}
@@ -37,9 +37,9 @@ def test_a_stage_starts_from_public_checkpoints(config, tmp_path):
     mesh = sharding.make_mesh(configs.MeshConfig(), jax.devices()[:1])
     initial, frozen = pipeline._pretrained(stage, config, tmp_path, goal, mesh)
     assert initial == {} and set(frozen) == {"decoder", "vision"}
-    _, weights = load.load_language(LANGUAGE, load.read_config(LANGUAGE))
+    weights = find(LANGUAGE).weights
     blocks = jax.tree.map(lambda leaf: leaf[:, 0], frozen["decoder"]["groups"]["language"]["blocks"])  # every=1
-    chex.assert_trees_all_equal(jax.device_get(blocks), weights["language"]["blocks"])
+    chex.assert_trees_all_equal(jax.device_get(blocks), jax.tree.map(np.asarray, weights["language"]["blocks"]))
     loop.check_model(mesh, goal, config.datasets["m3w"].example)
 
 

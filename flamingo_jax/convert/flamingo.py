@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, ResamplerConfig, ViTConfig
 from flamingo_jax.convert.language_config import llama
 from flamingo_jax.convert.public import activation, refuse
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
-from flamingo_jax.convert.vision import CLIP_PIXELS, open_clip_rules, transformers_rules
+from flamingo_jax.convert.vision import CLIP_PIXELS, transformers_rules
 
 # Names that training wrappers leave in OpenFlamingo's files.
 _WRAPPERS = r"(^module\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.)"
@@ -34,14 +34,13 @@ def open_flamingo_config(language: LanguageConfig, vision: ViTConfig, every: int
 
 
 def open_flamingo_rules(
-    language: list[Rule], spelled: Callable[[str], str], config: ModelConfig, new_tokens: tuple[int, ...]
-):
-    """(rules, renaming) of a file with all weights; targets as ``load.assemble`` wants them.
+    language: list[Rule], tower: list[Rule], config: ModelConfig, new_tokens: tuple[int, ...]
+) -> list[Rule]:
+    """Names of a checkpoint with all weights; targets as ``shapes.assemble`` wants them.
 
-    language, spelled: the language model's own table and renaming. new_tokens: ids of ``<|endofchunk|>`` and
-    ``<image>``, whose rows stand in the language model's table.
+    language, tower: the parts' own tables. new_tokens: ids of ``<|endofchunk|>`` and ``<image>``, whose rows stand in
+    the language model's table.
     """
-    blocks = next(rule.source.split(".{i}.")[0] for rule in language if rule.target.startswith("language/blocks/"))
     gated = [
         *norm("attn.norm", "text_norm"),
         *linear("attn.to_q", "attention/query"),
@@ -50,8 +49,8 @@ def open_flamingo_rules(
         *norm("ff.0", "mlp_norm"),
         *linear("ff.1", "mlp/up"),
         *linear("ff.3", "mlp/down"),
-        Rule("attn_gate", "attention_gate"),
-        Rule("ff_gate", "mlp_gate"),
+        Rule("attn_gate", "attention_gate", "vector"),
+        Rule("ff_gate", "mlp_gate", "vector"),
     ]
     layer = [
         *norm("0.norm_media", "media_norm"),
@@ -70,13 +69,13 @@ def open_flamingo_rules(
     ]
     rows = {rule.target: rule.source for rule in language if rule.target in ("embedding/table", "embedding/head")}
     cut = (0, new_tokens[0], new_tokens[-1] + 1)
-    rules = [
+    return [
         *prefixed(language, "lang_encoder.", "language/"),
-        *prefixed(open_clip_rules(config.vision, ""), "vision_encoder.", "vision/"),
+        *prefixed(tower, "vision_encoder.", "vision/"),
         *prefixed(resampler, "perceiver.", "resampler/"),
         *prefixed(
             gated,
-            f"lang_encoder.{blocks}.{{i}}.gated_cross_attn_layer.",
+            f"lang_encoder.{_blocks(language)}.{{i}}.gated_cross_attn_layer.",
             "gated/",
             first=config.gated.first,
             step=config.gated.every,
@@ -85,19 +84,36 @@ def open_flamingo_rules(
         Rule(f"lang_encoder.{rows.get('embedding/head', '')}", "new_head_rows", cut=cut),
     ]
 
+
+def _blocks(language: list[Rule]) -> str:
+    """What stands before the number of a block in a language model's names."""
+    return next(rule.source.split(".{i}.")[0] for rule in language if rule.target.startswith("language/blocks/"))
+
+
+def open_flamingo_names(
+    names: Iterable[str], language: list[Rule], spelled: Callable[[str], str]
+) -> dict[str, str | None]:
+    """{name in a checkpoint: name in the rules}, None for what repeats another tensor.
+
+    Wrappers leave parts of their names, and the gated layers and blocks stand in lists of their own beside the language
+    model's, in files of the first version in these alone.
+    """
+    out = {name: re.sub(_WRAPPERS, "", name) for name in names}
+    alone = not any(".gated_cross_attn_layer." in name for name in out.values())
+
     def rename(name: str) -> str | None:
-        name = re.sub(_WRAPPERS, "", name)
         if not name.startswith("lang_encoder."):
             return name
         rest = name.removeprefix("lang_encoder.").replace(".decoder_layer.", ".")
-        if rest.startswith(("old_decoder_blocks.", "gated_cross_attn_layers.")):
-            return None
-        return "lang_encoder." + spelled(rest)
+        if match := re.match(r"gated_cross_attn_layers\.(\d+)\.(.*)", rest):
+            return f"lang_encoder.{_blocks(language)}.{match[1]}.gated_cross_attn_layer.{match[2]}" if alone else None
+        return None if rest.startswith("old_decoder_blocks.") else f"lang_encoder.{spelled(rest)}"
 
-    return rules, rename
+    return {name: rename(plain) for name, plain in out.items()}
 
 
-OPEN_FLAMINGO_IGNORED = (r"^vision_encoder\.(ln_post|proj)(\.|$)",)
+# Of the tower, OpenFlamingo uses the patches before these, under OpenCLIP's names and transformers'.
+UNUSED_OF_CLIP = (r"^(ln_post|post_layernorm|proj)(\.|$)",)
 
 
 def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
@@ -159,13 +175,14 @@ def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
 
 def idefics_rules(language: list[Rule], config: ModelConfig) -> list[Rule]:
     """Names of IDEFICS without the leading ``model.``; targets as ``load.assemble`` wants them."""
+    gate = "channels" if config.gated.gate == "vector" else "vector"
     gated = [
         *norm("input_layernorm", "text_norm"),
         *norm("post_attention_layernorm", "mlp_norm"),
         *norm("cross_attn.q_layer_norm", "attention/query_norm"),
         *norm("cross_attn.k_layer_norm", "attention/key_norm"),
-        Rule("alpha_cross_attn", "attention_gate"),
-        Rule("alpha_dense", "mlp_gate"),
+        Rule("alpha_cross_attn", "attention_gate", gate),
+        Rule("alpha_dense", "mlp_gate", gate),
     ]
     for name, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("o_proj", "out")):
         gated += linear(f"cross_attn.{name}", f"attention/{ours}")

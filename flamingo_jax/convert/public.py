@@ -1,8 +1,10 @@
-"""What the readers of public configs share: names of activations, and errors for what is not implemented or absent."""
+"""What the readers of public configs share: the file, names of activations, errors for what is not implemented."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,24 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """A folder's ``config.json``. Raises ValueError when it is missing or no JSON."""
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the folder that holds it.")
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}; download a public model into a folder first.")
+    file = next((path / name for name in ("config.json", "open_clip_config.json") if (path / name).exists()), None)
+    if file is None:
+        raise ValueError(f"{path} has no config.json, which says what model it holds.")
+    try:
+        config = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold an object, not {type(config).__name__}.")
+    return config
 
 
 def activation(name: str) -> str:

@@ -1,23 +1,14 @@
-"""Rules as data: which public tensor becomes which of our weights, and how."""
+"""Rules as data: which public tensor becomes which of our weights, and how. They are read in both directions."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-
-from flamingo_jax.convert.reader import Checkpoint
-
-# Tensors that are no weights: buffers that older libraries stored, and what follows from a config.
-BUFFERS = (
-    r"(^|\.)(rotary_emb\.)?inv_freq$",
-    r"\.attention\.(bias|masked_bias)$",
-    r"\.attn\.(bias|masked_bias)$",
-    r"(^|\.)position_ids$",
-    r"(^|\.)num_batches_tracked$",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +16,8 @@ class Rule:
     """source: a public name; {i} counts layers (first, first + step, ..), {h} heads. target: our path, where layers are
     stacked in front.
 
-    op: copy | transpose (out, in -> in, out) | conv (OIHW -> HWIO, or (H W I), O) | interleaved (the
-    part-th of 3 in every head, GPT-NeoX). cut: (axis, start, stop) of the source, for what is stored together.
-    falling: divided by the layer's number, the first is 1.
+    op: how the file has it, a key of ``OPS``. cut: (axis, start, stop) of the source, for what is stored together.
+    part: of "interleaved". falling: divided by the layer's number, the first is 1.
     """
 
     source: str
@@ -39,30 +29,65 @@ class Rule:
     step: int = 1
     falling: bool = False
 
+    def matrix(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(inputs, outputs) of a kernel of this shape: one axis of inputs, but of an attention's "out" all but one."""
+        split = len(shape) - 1 if self.target.split("/")[-2:-1] == ["out"] else 1
+        return math.prod(shape[:split]), math.prod(shape[split:])
 
-def _interleaved(w: np.ndarray, shape: tuple[int, ...], part: int) -> np.ndarray:
+
+def _read_interleaved(w, shape: tuple[int, ...], rule: Rule):
     heads, size = shape[-2:]
-    w = w.reshape(heads, 3, size, *w.shape[1:])[:, part]
-    return (np.moveaxis(w, -1, 0) if w.ndim == 3 else w).reshape(shape)
+    w = w.reshape(heads, 3, size, *w.shape[1:])[:, rule.part]
+    return (w.transpose(2, 0, 1) if w.ndim == 3 else w).reshape(shape)
 
 
-# op -> (tensor, our shape of one layer, part) -> array
-OPS = {
-    "copy": lambda w, shape, part: w.reshape(shape),
-    "transpose": lambda w, shape, part: w.T.reshape(shape),
-    "conv": lambda w, shape, part: w.transpose(2, 3, 1, 0).reshape(shape),
-    "interleaved": _interleaved,
+def _write_conv(w, rule: Rule):
+    if w.ndim == 2:  # square patches of RGB
+        side = math.isqrt(w.shape[0] // 3)
+        w = w.reshape(side, side, 3, -1)
+    return w.transpose(3, 2, 0, 1)
+
+
+# op -> (tensor of the file, our shape of one layer, rule -> our weight; our weight, rule -> tensor of the file)
+OPS: dict[str, tuple[Callable, Callable]] = {
+    # the same; a kernel as a matrix (in, out)
+    "copy": (
+        lambda w, shape, rule: w.reshape(shape),
+        lambda w, rule: w.reshape(rule.matrix(w.shape)) if rule.target.endswith("kernel") else w,
+    ),
+    # a kernel as a matrix (out, in)
+    "transpose": (
+        lambda w, shape, rule: w.T.reshape(shape),
+        lambda w, rule: w.reshape(rule.matrix(w.shape)).T,
+    ),
+    # OIHW, ours HWIO or (H W I), O
+    "conv": (lambda w, shape, rule: w.transpose(2, 3, 1, 0).reshape(shape), _write_conv),
+    # a 1x1 convolution, ours a matrix (in, out)
+    "pointwise": (
+        lambda w, shape, rule: w.reshape(w.shape[:2]).T.reshape(shape),
+        lambda w, rule: w.T[:, :, None, None],
+    ),
+    # in every head queries, keys, values (GPT-NeoX), put together by ``write``
+    "interleaved": (_read_interleaved, lambda w, rule: w.transpose(1, 2, 0) if w.ndim == 3 else w),
+    # one axis; one more in front; two more in front; three more behind
+    "vector": (lambda w, shape, rule: w.reshape(shape), lambda w, rule: w.reshape(-1)),
+    "batch": (lambda w, shape, rule: w.reshape(shape), lambda w, rule: w[None]),
+    "channels": (lambda w, shape, rule: w.reshape(shape), lambda w, rule: w.reshape(1, 1, -1)),
+    "gain": (lambda w, shape, rule: w.reshape(shape), lambda w, rule: w.reshape(-1, 1, 1, 1)),
 }
 
 
 def linear(source: str, target: str, op: str = "transpose") -> list[Rule]:
     """A torch ``Linear``: weight -> kernel, bias -> bias."""
-    return [Rule(f"{source}.weight", f"{target}/kernel", op), Rule(f"{source}.bias", f"{target}/bias")]
+    return [Rule(f"{source}.weight", f"{target}/kernel", op), Rule(f"{source}.bias", f"{target}/bias", "vector")]
 
 
 def norm(source: str, target: str) -> list[Rule]:
     """A torch norm: weight -> scale, bias -> offset."""
-    return [Rule(f"{source}.weight", f"{target}/scale"), Rule(f"{source}.bias", f"{target}/offset")]
+    return [
+        Rule(f"{source}.weight", f"{target}/scale", "vector"),
+        Rule(f"{source}.bias", f"{target}/offset", "vector"),
+    ]
 
 
 def fused(source: str, targets: Mapping[str, int], op: str = "transpose", axis: int = 0, dot: str = ".") -> list[Rule]:
@@ -71,7 +96,7 @@ def fused(source: str, targets: Mapping[str, int], op: str = "transpose", axis: 
     for target, size in targets.items():
         stop = start + size
         rules.append(Rule(f"{source}{dot}weight", f"{target}/kernel", op, (axis, start, stop)))
-        rules.append(Rule(f"{source}{dot}bias", f"{target}/bias", "copy", (0, start, stop)))
+        rules.append(Rule(f"{source}{dot}bias", f"{target}/bias", "vector", (0, start, stop)))
         start = stop
     return rules
 
@@ -88,94 +113,56 @@ def prefixed(rules: Iterable[Rule], source: str = "", target: str = "", **more) 
     ]
 
 
-def convert(
-    checkpoint: Checkpoint,
-    rules: Iterable[Rule],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    rename: Callable[[str], str | None] = str,
-    ignore: Iterable[str] = (),
-    dtype: str | None = None,
-) -> dict[str, np.ndarray]:
-    """Reads every weight of ours from ``checkpoint``.
+def chosen(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, Rule]:
+    """{path: rule}, for those of our ``paths`` that have one. Of two rules for one path the later counts, so that a
+    family is another one's table and what differs."""
+    wanted = set(paths)
+    return {rule.target: rule for rule in rules if rule.target in wanted}
 
-    Args:
-        rules: may name targets that this model does not have; those are left out. Of two rules for one target the
-            later counts, so a family is another one's table and what differs.
-        shapes: {path: shape} of all our weights.
-        rename: from the file's names to those of the rules; None for a tensor that repeats another one.
-        ignore: regular expressions of names (renamed) that are no weights of ours.
-        dtype: the type to store; None keeps the file's.
 
-    Returns:
-        {path: array}.
+def sources(rule: Rule, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(names of the tensors of a weight of ours, an array over its stacked axes; the shape that each gives)."""
+    names, axes = [rule.source], 0
+    for counter, first, step in (("{i}", rule.first, rule.step), ("{h}", 0, 1)):
+        if counter in rule.source:
+            numbers = range(first, first + step * shape[axes], step)
+            names = [name.replace(counter, str(number)) for name in names for number in numbers]
+            axes += 1
+    return np.array(names, object).reshape(shape[:axes]), shape[axes:]
 
-    Raises:
-        ValueError: listing all weights that no tensor fills, all tensors that nobody uses, and all wrong shapes; and
-            for quantised weights.
+
+def write(rules: Iterable[Rule], weights: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Our {path: array} under public names, one tensor after another: (name, array). The inverse of reading.
+
+    Raises ValueError listing the paths that no rule names.
     """
-    names = {rename(name): name for name in checkpoint.shapes}
-    names.pop(None, None)
-    rules = {rule.target: rule for rule in rules if rule.target in shapes}
-    errors = [f"no rule for our {path} {shape}" for path, shape in shapes.items() if path not in rules]
-    plan, used = {}, set()
-    for path, rule in rules.items():
-        shape, sources = shapes[path], [rule.source]
-        for counter, first, step in (("{i}", rule.first, rule.step), ("{h}", 0, 1)):
-            if counter in rule.source:
-                numbers = range(first, first + step * shape[0], step)
-                sources = [s.replace(counter, str(number)) for s in sources for number in numbers]
-                shape = shape[1:]
-        used.update(sources)
-        for source in sources:
-            if source not in names:
-                errors.append(f"{source} is missing, for our {path}")
-                continue
-            size = _size(checkpoint.shapes[names[source]], rule)
-            if size != int(np.prod(shape)):
-                stored = checkpoint.shapes[names[source]]
-                errors.append(
-                    f"{source} {stored} does not fit our {path} {shape} ({size} and {np.prod(shape)} numbers)"
-                )
-        plan[path] = (sources, shape, rule)
-    ignored = [re.compile(pattern) for pattern in (*BUFFERS, *ignore)]
-    errors += [
-        f"{name} {checkpoint.shapes[stored]} is used by nothing"
-        for name, stored in names.items()
-        if name not in used and 0 not in checkpoint.shapes[stored] and not any(p.search(name) for p in ignored)
-    ]
-    if errors:
-        raise ValueError(
-            f"{checkpoint.path} does not fit the model that its config describes:\n  " + "\n  ".join(errors)
-        )
-
-    def read(source, shape, rule, layer):
-        tensor = checkpoint.get(names[source])
-        if tensor.dtype.kind in "iub" or tensor.dtype.itemsize < 2:
-            raise ValueError(
-                f"{checkpoint.path}: {source} holds {tensor.dtype}; quantised weights are not implemented, only float "
-                "ones of 16 bits and more."
-            )
-        if rule.cut:
-            axis, start, stop = rule.cut
-            tensor = tensor[(slice(None),) * axis + (slice(start, stop),)]
-        tensor = OPS[rule.op](tensor, shape, rule.part)
-        if rule.falling:
-            tensor = tensor / tensor.dtype.type(layer + 1)
-        return tensor.astype(dtype) if dtype else tensor
-
-    out = {}
-    for path, (sources, shape, rule) in plan.items():
-        parts = [read(source, shape, rule, layer) for layer, source in enumerate(sources)]
-        out[path] = (
-            np.stack(parts).reshape(shapes[path]) if sources != [rule.source] else np.asarray(parts[0], order="C")
-        )
-    return out
+    table = chosen(rules, weights)
+    if missing := weights.keys() - table.keys():
+        raise ValueError(f"These weights have no public name: {', '.join(sorted(missing))}.")
+    together: dict[str, list[tuple[Rule, int | tuple]]] = {}  # public name -> what it is made of: (rule, where)
+    for path, rule in table.items():
+        names, _ = sources(rule, np.shape(weights[path]))
+        for where in np.ndindex(names.shape):
+            together.setdefault(names[where], []).append((rule, where))
+    for name, parts in together.items():
+        parts.sort(key=lambda part: (part[0].cut or (0, 0))[1] + part[0].part)
+        pieces = []
+        for rule, where in parts:
+            layer = np.asarray(weights[rule.target][where] if where else weights[rule.target])
+            if rule.falling:
+                layer = layer * layer.dtype.type(where[0] + 1)
+            pieces.append(OPS[rule.op][1](layer, rule))
+        rule = parts[0][0]
+        if rule.op == "interleaved":
+            whole = np.stack(pieces, axis=1).reshape(-1, *pieces[0].shape[2:])
+        else:
+            whole = np.concatenate(pieces, axis=rule.cut[0]) if rule.cut else pieces[0]
+        yield name, np.ascontiguousarray(whole).reshape(whole.shape)
 
 
-def _size(stored: tuple[int, ...], rule: Rule) -> int:
+def needed(rule: Rule, stored: tuple[int, ...]) -> int:
     """How many numbers of a stored tensor the rule takes; -1 when it does not hold them."""
-    size = int(np.prod(stored))
+    size = math.prod(stored)
     if rule.op == "interleaved":
         return size // 3 if size % 3 == 0 else -1
     if not rule.cut:

@@ -229,13 +229,13 @@ def transformers_rules(config: ViTConfig) -> list[Rule]:
     blocks += linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
     patch = "transpose" if config.resize == "bilinear_antialias" else "conv"  # NaFlex has a matrix, not a convolution
     return [
-        Rule("embeddings.class_embedding", "class"),
+        Rule("embeddings.class_embedding", "class", "vector"),
         Rule("embeddings.position_embedding.weight", "positions"),
         *linear("embeddings.patch_embedding", "patch", patch),
         *norm("pre_layrnorm", "pre_norm"),
         *prefixed(blocks, "encoder.layers.{i}.", "layers/"),
         *norm("post_layernorm", "norm"),
-        Rule("head.probe", "probe"),
+        Rule("head.probe", "probe", "batch"),
         *_in_proj("head.attention", "pool_attention", config.width),
         *norm("head.layernorm", "pool_norm"),
         *linear("head.mlp.fc1", "pool_mlp/up"),
@@ -261,9 +261,9 @@ def dinov2_rules(config: ViTConfig) -> list[Rule]:
     else:
         blocks += linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
     return [
-        Rule("embeddings.cls_token", "class"),
-        Rule("embeddings.register_tokens", "registers"),
-        Rule("embeddings.position_embeddings", "positions"),
+        Rule("embeddings.cls_token", "class", "batch"),
+        Rule("embeddings.register_tokens", "registers", "batch"),
+        Rule("embeddings.position_embeddings", "positions", "batch"),
         *linear("embeddings.patch_embeddings.projection", "patch", "conv"),
         *prefixed(blocks, "encoder.layer.{i}.", "layers/"),
         *norm("layernorm", "norm"),
@@ -278,8 +278,8 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
     for name in ("gate", "up", "down"):
         blocks += linear(f"mlp.{name}_proj", f"mlp/{name}")
     return [
-        Rule("embeddings.cls_token", "class"),
-        Rule("embeddings.register_tokens", "registers"),
+        Rule("embeddings.cls_token", "class", "batch"),
+        Rule("embeddings.register_tokens", "registers", "batch"),
         *linear("embeddings.patch_embeddings", "patch", "conv"),
         *prefixed(blocks, "layer.{i}.", "layers/"),
         *norm("norm", "norm"),
@@ -290,7 +290,7 @@ def open_clip_rules(config: ViTConfig, prefix: str = "visual.") -> list[Rule]:
     blocks = norm("ln_1", "attention_norm") + norm("ln_2", "mlp_norm") + _in_proj("attn", "attention", config.width)
     blocks += linear("mlp.c_fc", "mlp/up") + linear("mlp.c_proj", "mlp/down")
     rules = [
-        Rule("class_embedding", "class"),
+        Rule("class_embedding", "class", "vector"),
         Rule("positional_embedding", "positions"),
         *linear("conv1", "patch", "conv"),
         *norm("ln_pre", "pre_norm"),
@@ -305,7 +305,7 @@ def _conv(source: str, target: str) -> list[Rule]:
     """A convolution with standardised weights and gains."""
     return [
         Rule(f"{source}.weight", f"{target}/kernel", "conv"),
-        Rule(f"{source}.gain", f"{target}/gain"),
+        Rule(f"{source}.gain", f"{target}/gain", "gain"),
         Rule(f"{source}.bias", f"{target}/bias"),
     ]
 
@@ -315,7 +315,8 @@ def timm_rules(config: NFNetConfig) -> list[Rule]:
     for name, ours in (("downsample.conv", "shortcut"), ("conv1", "reduce"), ("conv2", "conv_a"), ("conv2b", "conv_b")):
         block += _conv(name, ours)
     block += _conv("conv3", "expand")
-    block += linear("attn_last.fc1", "gate/squeeze") + linear("attn_last.fc2", "gate/excite")
+    for name, ours in (("fc1", "squeeze"), ("fc2", "excite")):
+        block += linear(f"attn_last.{name}", f"gate/{ours}", "pointwise")
     rules = _conv("final_conv", "expansion")
     for i in range(len(config.stem)):
         rules += _conv(f"stem.conv{i + 1}", f"stem_{i}")

@@ -151,10 +151,16 @@ def _work_per_step(stage: Stage) -> dict[str, int]:
     }
 
 
+def _put(leaf, sharding, dtype: str) -> jax.Array:
+    return jax.device_put(np.asarray(leaf).astype(dtype), sharding)
+
+
 def place_parts(
-    mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str
+    mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str, put: Callable = _put
 ) -> tuple[dict, dict]:
     """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
+
+    put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is for arrays.
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
@@ -165,9 +171,9 @@ def place_parts(
     params, frozen = (traverse.flatten_dict(nn.meta.unbox(boxed.get(name, {}))) for name in ("params", "frozen"))
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
-    put = {path: jax.device_put(np.asarray(given[path]).astype(dtype), places[path]) for path in frozen}
-    initial = {path: leaf for path, leaf in given.items() if path in params}
-    return traverse.unflatten_dict(initial), traverse.unflatten_dict(put)
+    placed = {path: put(given[path], places[path], dtype) for path in frozen}
+    initial = {path: np.asarray(leaf) for path, leaf in given.items() if path in params}
+    return traverse.unflatten_dict(initial), traverse.unflatten_dict(placed)
 
 
 def _empty(mesh: Mesh, example: ExampleConfig) -> dict[str, jax.Array]:

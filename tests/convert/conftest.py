@@ -29,9 +29,11 @@ FOLDERS = {  # argument -> what marks a folder of that kind
 
 def pytest_generate_tests(metafunc):
     for argument in FOLDERS.keys() & set(metafunc.fixturenames):
-        found = {file.parent: root for root in GOLDEN for file in sorted(root.glob(FOLDERS[argument]))}
-        names = ["-".join(folder.relative_to(root).parts[1:]) for folder, root in found.items()]
-        metafunc.parametrize(argument, list(found), ids=names, scope="module")
+        found: dict[str, pathlib.Path] = {}
+        for root in GOLDEN:  # what is in both is taken from the repository
+            for file in sorted(root.glob(FOLDERS[argument])):
+                found.setdefault("-".join(file.parent.relative_to(root).parts[1:]), file.parent)
+        metafunc.parametrize(argument, list(found.values()), ids=list(found), scope="module")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import flamingo_jax
-from flamingo_jax.convert.flamingo import open_flamingo_rules
+from flamingo_jax.convert.flamingo import open_flamingo_names, open_flamingo_rules
 from flamingo_jax.convert.language import language_rules
-from flamingo_jax.convert.load import bridge_shapes, read
 from flamingo_jax.convert.reader import Checkpoint
+from flamingo_jax.convert.shapes import bridge_shapes
+from flamingo_jax.convert.stored import plan
 from flamingo_jax.models.decoder import group_bridge
 
 
@@ -42,16 +43,17 @@ def training(trained_folder):
 
 def read_bridge(file, model):
     """Their tensors of the trainable weights as our tree; a tied table is stored under the head's name."""
-    language = json.loads((file.parent / "config.json").read_text())["lm"]
-    rules, rename = open_flamingo_rules(
-        *language_rules(language, model.config.language), model.config, model.module.new_tokens
-    )
+    language, checkpoint = json.loads((file.parent / "config.json").read_text())["lm"], Checkpoint(file)
+    table, rename = language_rules(language, model.config.language)
+    rules = open_flamingo_rules(table, [], model.config, model.module.new_tokens)
     shapes = bridge_shapes(model.config, len(model.module.new_tokens))
     shapes = {path: shape for path, shape in shapes.items() if path.split("/")[0] in ("gated", "resampler", "new_rows")}
-    head, table = "lang_encoder.lm_head.weight", next(rule.source for rule in rules if rule.target == "new_rows")
-    parts = read(Checkpoint(file), rules, shapes, rename=lambda name: table if name == head else rename(name))
+    names = open_flamingo_names(checkpoint.shapes, table, rename)
+    names |= {"lang_encoder.lm_head.weight": next(rule.source for rule in rules if rule.target == "new_rows")}
+    parts = traverse.unflatten_dict(plan([(checkpoint, names.get)], rules, shapes), sep="/")
     gated = group_bridge(parts["gated"], model.config.gated, model.config.language.depth)
-    return {"resampler": parts["resampler"], "decoder": {**gated, "new_rows": parts["new_rows"]}}
+    tree = {"resampler": parts["resampler"], "decoder": {**gated, "new_rows": parts["new_rows"]}}
+    return jax.tree.map(np.asarray, tree)
 
 
 def flat(tree):

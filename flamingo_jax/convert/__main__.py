@@ -1,0 +1,54 @@
+"""``python -m flamingo_jax.convert --source=DIR_OR_HUB_ID --target=DIR``: public checkpoints in, ours out.
+
+--source: a language model, a vision encoder, IDEFICS or OpenFlamingo as public libraries write them, or a folder of
+ours. OpenFlamingo's released ``checkpoint.pt`` holds what was trained alone: --language and --vision name the folders
+of its language model and of its CLIP tower.
+
+--dry_run lists which tensors become which weights, and reads none.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags, logging
+
+SOURCE = flags.DEFINE_string("source", None, "Folder, OpenFlamingo's checkpoint.pt, or hub id.")
+TARGET = flags.DEFINE_string("target", None, "Folder to write; it must not exist, or be empty.")
+EXPORT = flags.DEFINE_enum(
+    "export", "orbax", ["orbax", "safetensors"], "What to write: for this package, in Orbax or in safetensors."
+)
+DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Type of the weights; the source's if not given.")
+REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a hub id; the newest commit if not given.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the plan; read and write no weights.")
+LANGUAGE = flags.DEFINE_string("language", None, "Of OpenFlamingo's checkpoint.pt: its language model's folder.")
+VISION = flags.DEFINE_string("vision", None, "Of OpenFlamingo's checkpoint.pt: its CLIP tower's folder.")
+EVERY = flags.DEFINE_integer("cross_attn_every_n_layers", None, "Of OpenFlamingo's checkpoint.pt, to be checked.")
+EOC = flags.DEFINE_integer("eoc_token_id", None, "Of OpenFlamingo's checkpoint.pt: the id of <|endofchunk|>.")
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"flamingo_jax.convert: {argv[1]!r} is no option; options look like --source=DIR.")
+    if not SOURCE.value or not (TARGET.value or DRY_RUN.value):
+        sys.exit("flamingo_jax.convert: Give --source=DIR_OR_HUB_ID and --target=DIR, or --dry_run to see the plan.")
+    logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
+    from flamingo_jax.convert import run
+
+    parts = {"language": LANGUAGE.value, "vision": VISION.value, "every": EVERY.value, "eoc": EOC.value}
+    try:
+        source = run.open_source(SOURCE.value, REVISION.value, parts)
+        print(
+            run.render(source, DTYPE.value)
+            if DRY_RUN.value
+            else run.convert(source, TARGET.value, EXPORT.value, DTYPE.value)
+        )
+    except (ValueError, OSError) as error:
+        if TRACEBACK.value:
+            raise
+        sys.exit(f"flamingo_jax.convert: {error}\n(--traceback shows where this arose)")
+
+
+if __name__ == "__main__":
+    app.run(main)

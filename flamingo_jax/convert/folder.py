@@ -1,0 +1,193 @@
+"""A model's folder of our own: what ``convert`` writes and ``flamingo_jax.load`` reads.
+
+DIR/config.json          "model_type": "flamingo_jax"; what the model is, where it came from
+DIR/weights/             Orbax; or model.safetensors, in shards with an index when it is large
+DIR/tokenizer.json       where the source has one
+DIR/README.md            the model card of an export
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util as traverse
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as ocp
+from safetensors.numpy import save_file
+
+from flamingo_jax import config as configs
+from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
+from flamingo_jax.convert.pretrained import Pretrained, put_leaf
+from flamingo_jax.convert.reader import Checkpoint
+from flamingo_jax.convert.rules import Rule
+from flamingo_jax.convert.shapes import decoder_shapes, encoder_shapes
+from flamingo_jax.convert.stored import plan
+from flamingo_jax.models.flamingo import Flamingo
+
+MODEL_TYPE = "flamingo_jax"
+KINDS = {"flamingo": ModelConfig, "language": LanguageConfig, "vit": ViTConfig, "nfnet": NFNetConfig}
+WEIGHTS = "weights"
+SHARD = 2 * 2**30  # bytes of a .safetensors file
+
+
+def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
+    """The model of a folder of ours. Raises ValueError when its config and its weights do not fit each other."""
+    kind = config.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"{path}/config.json: kind={kind!r} is unknown; {suggest(str(kind), KINDS)}.")
+    ours = configs.build(config.get("config", {}), KINDS[kind], f"{path}/config.json: config")
+    new = tuple(config.get("new_tokens") or ())
+    shapes, orbax = _shapes(ours, new), path / WEIGHTS
+    found = Pretrained(
+        ours,
+        {},
+        new,
+        image_token=config.get("image_token"),
+        end_token=config.get("end_token"),
+        public=config.get("public") or {},
+    )
+    if not orbax.exists():
+        weights = plan([(Checkpoint(path), str)], [Rule(name, name) for name in shapes], shapes)
+        return dataclasses.replace(found, weights=traverse.unflatten_dict(weights, sep="/"))
+    stored = traverse.flatten_dict(_metadata(orbax), sep="/")
+    there = {name: tuple(leaf.shape) for name, leaf in stored.items()}
+    wrong = [
+        f"{name}: {there.get(name, 'nothing')} there, {shapes.get(name, 'nothing')} in the model"
+        for name in sorted(there.keys() | shapes.keys())
+        if there.get(name) != shapes.get(name)
+    ]
+    if wrong:
+        raise ValueError(f"{orbax} does not fit the model that config.json describes:\n  " + "\n  ".join(wrong))
+    abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+    return dataclasses.replace(found, weights=traverse.unflatten_dict(abstract, sep="/"), orbax=orbax)
+
+
+def _metadata(orbax: pathlib.Path) -> dict:
+    try:
+        return ocp.metadata(orbax).metadata
+    except Exception as error:  # the library raises many kinds
+        raise ValueError(f"{orbax} is no whole Orbax checkpoint: {str(error).splitlines()[0]}") from None
+
+
+def _shapes(config, new_tokens: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of the weights as they stand in a folder."""
+    if isinstance(config, LanguageConfig):
+        return decoder_shapes(config)
+    if not isinstance(config, ModelConfig):
+        return encoder_shapes(config, pool=True)
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    media = jax.ShapeDtypeStruct((1, 1, 1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(Flamingo(config, new_tokens).init, jax.random.key(0), tokens, media, tokens)
+    weights = {name: variables[name] for name in ("params", "frozen") if name in variables}
+    flat = traverse.flatten_dict(nn.meta.unbox(weights), sep="/")
+    return {name: leaf.shape for name, leaf in flat.items()}
+
+
+def describe(model: Pretrained, **more) -> dict[str, Any]:
+    """The ``config.json`` of a model."""
+    kind = next(name for name, cls in KINDS.items() if isinstance(model.config, cls))
+    return {
+        "model_type": MODEL_TYPE,
+        "kind": kind,
+        "config": dataclasses.asdict(model.config),
+        "new_tokens": list(model.new_tokens),
+        "image_token": model.image_token,
+        "end_token": model.end_token,
+        "public": dict(model.public),
+        **more,
+    }
+
+
+@contextlib.contextmanager
+def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write into, which becomes ``target`` when all is written; else nothing is left of it.
+
+    All processes of a run may write; the first one moves it. Raises ValueError when ``target`` holds something.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--target={target} is there already; delete it, or name another folder.")
+    draft, first = target.parent / f".{target.name}.partial", jax.process_index() == 0
+    if first:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    _meet("draft")
+    try:
+        yield draft
+        _meet("written")
+        if first:
+            draft.replace(target)
+        _meet("moved")
+    finally:
+        if first:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _meet(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"convert {name}")
+
+
+def write_orbax(draft: pathlib.Path, model: Pretrained, dtype: str | None) -> None:
+    """Writes ``weights/``, from all devices of all processes."""
+    devices = jax.devices()
+    mesh = jax.make_mesh((len(devices),), ("all",), axis_types=(AxisType.Auto,), devices=devices)
+    places = jax.tree.map(lambda leaf: NamedSharding(mesh, _split(leaf, len(devices))), model.weights)
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # weights are noise: it takes five times as long and gains a fifth
+    with context:
+        ocp.save(draft / WEIGHTS, model.place(places, dtype))
+
+
+def _split(leaf: Any, ways: int) -> PartitionSpec:
+    """Along its largest axis that divides, other than the stacked ones."""
+    lead = getattr(leaf, "tensors", np.empty(())).ndim
+    axes = [axis for axis in range(lead, len(leaf.shape)) if leaf.shape[axis] % ways == 0]
+    if not axes:
+        return PartitionSpec()
+    best = max(axes, key=lambda axis: leaf.shape[axis])
+    return PartitionSpec(*(("all" if axis == best else None) for axis in range(len(leaf.shape))))
+
+
+def write_safetensors(draft: pathlib.Path, tensors: Iterator[tuple[str, np.ndarray]], name: str) -> None:
+    """Writes (name, array) one after another: one file, or shards of at most ``SHARD`` bytes with an index."""
+    shards: list[list[str]] = []
+    open_shard: dict[str, np.ndarray] = {}
+
+    def close():
+        save_file(open_shard, draft / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards.append(list(open_shard))
+        open_shard.clear()
+
+    total = 0
+    for key, tensor in tensors:
+        if open_shard and sum(t.nbytes for t in open_shard.values()) + tensor.nbytes > SHARD:
+            close()
+        open_shard[key], total = tensor, total + tensor.nbytes
+    close()
+    stem = name.removesuffix(".safetensors")
+    files = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    files = [name] if len(shards) == 1 else files
+    for i, file in enumerate(files):
+        (draft / f"{i}.part").rename(draft / file)
+    if len(shards) > 1:
+        places = {key: file for keys, file in zip(shards, files, strict=True) for key in keys}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (draft / f"{name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
+
+
+def tensors(model: Pretrained, dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Our weights one after another under our own names, on the host."""
+    model = model if model.orbax is None else dataclasses.replace(model, weights=model.place(), orbax=None)
+    for name, leaf in traverse.flatten_dict(model.weights, sep="/").items():
+        yield name, np.asarray(put_leaf(leaf, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), dtype))

@@ -1,0 +1,133 @@
+"""One conversion: from what ``--source`` names to a folder of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util as traverse
+import jax
+
+from flamingo_jax.convert import folder
+from flamingo_jax.convert.hub import fetch
+from flamingo_jax.convert.load import find
+from flamingo_jax.convert.pretrained import Pretrained
+from flamingo_jax.convert.stored import Stored
+
+VERSION = 1  # of the rules: another one when the same files become other weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What ``--source`` names: the model, its folder, the hub's commit."""
+
+    name: str
+    path: pathlib.Path
+    commit: str | None
+    model: Pretrained
+
+
+def open_source(source: str, revision: str | None = None, parts: Mapping[str, Any] | None = None) -> Source:
+    """Finds the model that a folder, a hub id, or OpenFlamingo's checkpoint is, without reading weights.
+
+    parts: of a checkpoint of OpenFlamingo: "language" and "vision", folders or hub ids, and "every", "eoc" as flags.
+    Raises ValueError naming what is missing or does not fit.
+    """
+    path, commit = fetch(source, revision)
+    given = {name: value for name, value in (parts or {}).items() if value is not None}
+    if path.is_dir() and not given:
+        return Source(source, path, commit, find(path))
+    if missing := {"language", "vision"} - given.keys():
+        raise ValueError(
+            f"{source} is a checkpoint of what was trained: give --{' and --'.join(sorted(missing))} too, where "
+            "the rest is."
+        )
+    folders = {name: str(fetch(given[name])[0].absolute()) for name in ("language", "vision")}
+    config = {
+        "lm": folders["language"],
+        "vision": folders["vision"],
+        "cross_attn_every_n_layers": given.get("every"),
+        "eoc_token_id": given.get("eoc"),
+        "media_token_id": given["eoc"] + 1 if "eoc" in given else None,
+    }
+    if path.is_file():
+        config["checkpoint"], path = path.name, path.parent
+    return Source(source, path, commit, find(path, config))
+
+
+def render(source: Source, dtype: str | None = None) -> str:
+    """The plan as text: our weights, their shapes and types, and the tensors that they come from."""
+    rows, total = [], 0
+    for name, leaf in traverse.flatten_dict(source.model.weights, sep="/").items():
+        kind = str(dtype or leaf.dtype)
+        total += leaf.size * jax.numpy.dtype(kind).itemsize
+        rows.append((name, "x".join(map(str, leaf.shape)) or "1", kind, _origin(leaf)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    return "\n".join([*lines, f"{len(rows)} weights, {total:,} bytes; nothing was read or written."])
+
+
+def _origin(leaf: Any) -> str:
+    if not isinstance(leaf, Stored):
+        return "Orbax"
+    names = [name for _, name in leaf.tensors.flat]
+    return names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)})"
+
+
+def convert(source: Source, target: str, layout: str = "orbax", dtype: str | None = None) -> str:
+    """Writes the model to ``target``: whole, or nothing. Returns what was done, in a sentence.
+
+    Raises ValueError when ``target`` holds something else.
+    """
+    path, address = pathlib.Path(target), _address(source, layout, dtype)
+    if _address_of(path) == address:
+        return f"{target} holds this conversion already."
+    origin = {"name": source.name, "commit": source.commit, "address": address}
+    with folder.whole(path) as draft:
+        if layout == "orbax":
+            folder.write_orbax(draft, source.model, dtype)
+        elif jax.process_index() == 0:
+            folder.write_safetensors(draft, folder.tensors(source.model, dtype), "model.safetensors")
+        if jax.process_index() == 0:
+            description = folder.describe(source.model, source=origin)
+            (draft / "config.json").write_text(json.dumps(description, indent=2))
+    return f"{target}: {_size(path):,} bytes"
+
+
+def _size(path: pathlib.Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _address_of(path: pathlib.Path) -> str | None:
+    """The address that a folder of ours was written for."""
+    try:
+        return json.loads((path / "config.json").read_text())["source"]["address"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _address(source: Source, layout: str, dtype: str | None) -> str:
+    """A hash of the source, the rules' version and what is asked for.
+
+    Of the source's files it takes names, sizes and samples: two models of one size differ nearly everywhere, and to
+    read hundreds of gigabytes twice would double the time.
+    """
+    digest = hashlib.sha256(f"{VERSION} {layout} {dtype}".encode())
+    digest.update(json.dumps(folder.describe(source.model), sort_keys=True, default=str).encode())
+    leaves = jax.tree.leaves(source.model.weights)
+    files = {file for leaf in leaves if isinstance(leaf, Stored) for one, _ in leaf.tensors.flat for file in one.files}
+    files |= {file for file in (source.model.orbax or pathlib.Path("/dev/null")).rglob("*") if file.is_file()}
+    for file in sorted(files):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as handle:
+            for i in range(64):
+                handle.seek(size * i // 64)
+                digest.update(handle.read(4096))
+    return digest.hexdigest()[:32]
