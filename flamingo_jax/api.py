@@ -46,10 +46,11 @@ class Model:
     def logits(self, tokens, mask=None, images=None, media_index=None) -> jax.Array:
         """tokens int [B, L], mask [B, L] (0: padding) -> float32 logits [B, L, V].
 
-        images: [B, N, H, W, 3] or, of several frames, [B, N, T, H, W, 3], uint8 or already normalised floats; or a list
-        of such images per row. media_index int [B, L] says which of them each token sees (from 1; 0 for none), or bool
-        [B, L, N]; without it each sees that of the last ``<image>``. ValueError when images and ``<image>`` tokens do
-        not match, and for more tokens than the model has positions.
+        images: [B, N, H, W, 3] or, of several frames, [B, N, T, H, W, 3], uint8 or already normalised floats, rows with
+        fewer images than others padded at the end; or a list of such images per row. media_index int [B, L] says which
+        of them each token sees (from 1; 0 for none), or bool [B, L, N]; without it each sees that of the last
+        ``<image>``. ValueError when images and ``<image>`` tokens do not match, and for more tokens than the model has
+        positions.
         """
         return self._forward(tokens, mask, images, media_index)[0]
 
@@ -66,7 +67,11 @@ class Model:
             raise ValueError(f"steps must be a whole number, but is {steps!r}.")
         if steps < 1:
             raise ValueError(f"steps must be at least 1, but is {steps}.")
+        if not isinstance(stop, int | np.integer):
+            raise ValueError(f"stop must be the id of a token, but is {stop!r}.")
         tokens, mask, images, media_index = self._inputs(tokens, mask, images, media_index)
+        if not mask.any(1).all():
+            raise ValueError("Every prompt needs a token, but mask has rows of zeros alone.")
         if not (mask[:, -1].all() and (mask[:, 1:] >= mask[:, :-1]).all()):
             raise ValueError("Prompts must be padded on the left, so that all continue at the same place.")
         latents = None if images is None else _encode(self.module, self.variables, images)
@@ -94,12 +99,40 @@ class Model:
     def _see(self, images, mask, shapes):
         if not isinstance(self.config, (ViTConfig, NFNetConfig)):
             raise ValueError("This model is no vision encoder; features and pooled need one.")
-        images = _array("images", images, "[B, H, W, 3]")
-        if mask is None and (images.ndim != 4 or images.shape[-1] != 3):
-            raise ValueError(f"images must be [B, H, W, 3], but are {list(images.shape)}.")
+        if mask is None and shapes is None:
+            images = _array("images", images, "[B, H, W, 3]")
+            if images.ndim != 4 or images.shape[-1] != 3 or not images.shape[0]:
+                raise ValueError(f"images must be [B, H, W, 3], one at least, but are {list(images.shape)}.")
+        else:
+            images, mask, shapes = self._patches(images, mask, shapes)
         if isinstance(self.config, NFNetConfig):
             return _apply(self.module, self.variables, images)
         return _apply(self.module, self.variables, images, mask, shapes, pool=True)
+
+    def _patches(self, images, mask, shapes):
+        """NaFlex's inputs, checked."""
+        config = self.config
+        if isinstance(config, NFNetConfig) or config.positions != "learned" or config.class_token:
+            raise ValueError("This encoder takes images alone; mask and shapes are of SigLIP 2 NaFlex.")
+        if mask is None or shapes is None:
+            raise ValueError("NaFlex needs both mask and shapes.")
+        images, mask, shapes = (_array("images", images, "[B, P, p p 3]"), np.asarray(mask), np.asarray(shapes))
+        size = 3 * config.patch_size**2
+        if not jnp.issubdtype(images.dtype, jnp.floating) or images.ndim != 3 or images.shape[-1] != size:
+            raise ValueError(
+                f"With mask and shapes, images must be normalised patches, floats [B, P, {size}], but are "
+                f"{images.dtype} {list(images.shape)}."
+            )
+        batch, patches = images.shape[:2]
+        if mask.shape != (batch, patches) or not np.isin(mask, (0, 1)).all():
+            raise ValueError(f"mask must be [B, P] = {[batch, patches]}, 1 for patches and 0 for padding.")
+        if shapes.shape != (batch, 2) or not np.issubdtype(shapes.dtype, np.integer) or not (shapes > 0).all():
+            raise ValueError(f"shapes must be whole numbers [B, 2], rows and columns, but are {shapes.tolist()}.")
+        if (shapes.prod(1) != mask.sum(1)).any():
+            raise ValueError(
+                f"shapes have {shapes.prod(1).tolist()} patches, but mask has {mask.sum(1).astype(int).tolist()}."
+            )
+        return images, mask, shapes
 
     def _language(self) -> LanguageConfig:
         return self.config if isinstance(self.config, LanguageConfig) else self.config.language
@@ -131,9 +164,11 @@ class Model:
             )
         tokens, mask = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
         if isinstance(self.config, LanguageConfig):
-            if images is not None:
+            if images is not None or media_index is not None:
                 raise ValueError("This model is a language model without a vision encoder; it takes no images.")
             return tokens, mask, None, None
+        if images is None and media_index is not None and np.any(np.asarray(media_index) > 0):
+            raise ValueError("media_index names media, but there are no images.")
         if images is None:
             images = [[]] * tokens.shape[0]
         counts = None  # of an array, in which rows with fewer images than others are padded
@@ -149,15 +184,21 @@ class Model:
             )
         if media_index is None:
             return tokens, mask, images, self._index(tokens, counts, images.shape[1])
-        media_index = jnp.asarray(media_index)
+        media_index = _array("media_index", media_index, "[B, L] or [B, L, N]")
         if media_index.shape not in (tokens.shape, (*tokens.shape, images.shape[1])):
             raise ValueError(
                 f"media_index is {list(media_index.shape)}, but must be [B, L] = {list(tokens.shape)} or [B, L, N], "
                 f"N={images.shape[1]}."
             )
-        if media_index.ndim == 2 and (last := int(media_index.max())) > images.shape[1]:
-            raise ValueError(f"media_index names medium {last}, but there are {images.shape[1]} media.")
-        return tokens, mask, images, media_index
+        if media_index.ndim == 2 and not 0 <= int(media_index.min()) <= int(media_index.max()) <= images.shape[1]:
+            raise ValueError(
+                f"media_index must be 0 to {images.shape[1]}, the number of media, but goes from "
+                f"{int(media_index.min())} to {int(media_index.max())}."
+            )
+        if media_index.ndim == 3 and not np.isin(media_index, (0, 1)).all():
+            raise ValueError("media_index [B, L, N] must hold 1 where a token sees a medium and 0 elsewhere.")
+        kind = jnp.int32 if media_index.ndim == 2 else bool
+        return tokens, mask, images, jnp.asarray(media_index, kind)
 
     def _index(self, tokens, counts, media: int):
         if self.image_token is None:
@@ -176,6 +217,7 @@ _TYPES = {
     "tokens": ((np.integer,), "integers"),
     "mask": ((np.bool_, np.number), "numbers"),
     "images": ((np.uint8, np.floating), "uint8, or floats that are normalised already"),
+    "media_index": ((np.bool_, np.integer), "whole numbers or bool"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import pathlib
 import re
 import runpy
@@ -33,9 +34,12 @@ def _load(path: str, *variant: str) -> object:
     try:
         names = runpy.run_path(path)
     except SyntaxError as error:
-        raise ValueError(f"--config={path} is not a config file: line {error.lineno} is no Python.") from None
+        where = f"line {error.lineno} is" if error.lineno else "it is"
+        raise ValueError(f"--config={path} is not a config file: {where} no Python.") from None
     if "get_config" not in names:
         raise ValueError(f"{path} defines no function get_config, which returns the configuration.")
+    if variant and not inspect.signature(names["get_config"]).parameters:
+        raise ValueError(f"{path} has no variants; leave out {':' + variant[0]!r}.")
     return names["get_config"](*variant)
 
 

@@ -19,13 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flamingo_jax.config import RunConfig, StageConfig
-from flamingo_jax.convert.language_config import language_config
+from flamingo_jax.config import LanguageConfig, NFNetConfig, RunConfig, StageConfig, ViTConfig
 from flamingo_jax.convert.load import find
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.convert.public import read_config
 from flamingo_jax.convert.shapes import encoder_shapes
-from flamingo_jax.convert.vision import vision_config
 from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
@@ -172,7 +169,7 @@ def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict
 _FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
 
 
-_CONFIGS = {"language": language_config, "vision": vision_config}
+_KINDS = {"language": LanguageConfig, "vision": (ViTConfig, NFNetConfig)}
 
 
 def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
@@ -181,13 +178,15 @@ def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
         if "/" not in source:
             continue
         try:
-            found = _CONFIGS[part](read_config(pathlib.Path(source)))
+            found = find(pathlib.Path(source)).config
         except ValueError as error:
             raise ValueError(f"{place}.{part}={source!r}: {error}") from None
+        if not isinstance(found, _KINDS[part]):
+            raise ValueError(f"{place}.{part}={source!r} holds a {type(found).__name__}, which is no {part} part.")
         there, here = _described(found), _described(getattr(config.model, part))
         differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
         if differing:
-            values = "; ".join(f"{key}: {there.get(key)} there, {here[key]} here" for key in differing)
+            values = "; ".join(f"{key}: {_short(there.get(key))} there, {_short(here[key])} here" for key in differing)
             raise ValueError(
                 f"{place}.{part}: {source} does not hold config.model.{part}: {values}; make the config say what the "
                 "folder holds, or name another one."
@@ -205,6 +204,10 @@ def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> d
         return weights
     needed = {path.split("/")[0] for path in encoder_shapes(found.config)}  # without those of the pooled vector
     return {name: weight for name, weight in weights.items() if name in needed}
+
+
+def _short(value) -> str:
+    return text if len(text := str(value)) < 80 else f"{text[:80]}.."
 
 
 def _described(config) -> dict:

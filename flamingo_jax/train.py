@@ -106,6 +106,8 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # the same library's, when it may not write
     try:
+        if not _WORKDIR.value:
+            raise ValueError("--workdir is empty; give a folder.")
         config = configs.build(CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
         order_collectives()

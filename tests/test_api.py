@@ -214,8 +214,13 @@ def test_what_would_be_misread_is_refused(model):
     with pytest.raises(ValueError, match="padded on the left"):
         model.greedy(tokens, tokens > 0, steps=2)
     images = np.zeros((1, 1, 8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match="media_index names medium 2, but there are 1 media"):
-        model.logits(tokens, images=images, media_index=np.array([[0, 1, 1, 2]]))
+    for wrong in ([[0, 1, 1, 2]], [[0, 1, 1, -1]]):
+        with pytest.raises(ValueError, match="media_index must be 0 to 1, the number of media, but goes from"):
+            model.logits(tokens, images=images, media_index=np.array(wrong))
+    with pytest.raises(ValueError, match="media_index must be .* of whole numbers or bool, but are of type float64"):
+        model.logits(tokens, images=images, media_index=[[0, 1, 1, 1.5]])
+    with pytest.raises(ValueError, match="media_index names media, but there are no images"):
+        model.logits(tokens, media_index=[[0, 1, 1, 1]])
     with pytest.raises(ValueError, match=r"media_index is \[1, 3\], but must be \[B, L\] = \[1, 4\]"):
         model.logits(tokens, images=images, media_index=np.array([[0, 1, 1]]))
     with pytest.raises(ValueError, match="one type; got float32, uint8"):
@@ -264,6 +269,10 @@ def test_prompts_with_holes_and_steps_that_are_no_number(language):
         language.greedy([[1, 2, 3]], [[1, 0, 1]], steps=1)
     with pytest.raises(ValueError, match=r"steps must be a whole number, but is 2\.5"):
         language.greedy([[1, 2]], steps=2.5)
+    with pytest.raises(ValueError, match=r"stop must be the id of a token, but is 1\.5"):
+        language.greedy([[1, 2]], steps=1, stop=1.5)
+    with pytest.raises(ValueError, match="mask has rows of zeros alone"):
+        language.greedy([[1, 2]], [[0, 0]], steps=1)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32, bool])

@@ -62,6 +62,15 @@ def test_json_is_stable():
         ("model.language.heads", 5, r"config\.model\.language: width 64 does not divide into 5 heads"),
         ("evaluation.batch_size", 0, r"config\.evaluation\.batch_size must be at least 1"),
         ("evaluation.shots", (), r"config\.evaluation\.shots must hold"),
+        ("stages.flamingo.optimizer.learning_rate", float("inf"), r"learning_rate must be a finite number, but is inf"),
+        (
+            "tokenizer.vocab_size",
+            2048,
+            r"tokenizer\.vocab_size=2048 is more than config\.model\.language",
+        ),
+        ("order", ("language", "contrastiv", "flamingo"), r"order names 'contrastiv', .* did you mean 'contrastive'"),
+        ("order", ("language", "contrastive", "contrastive"), r"config\.order names 'contrastive' twice"),
+        ("stages.flamingo.optimizer.rates", {"language": 0.1}, r"rates names language, which config\.model\.frozen"),
         ("datasets.vtp.fps", 0.0, r"config\.datasets\.vtp\.fps must be at least"),
     ],
 )

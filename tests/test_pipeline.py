@@ -26,6 +26,7 @@ def config():
     language, vision = find(LANGUAGE).config, find(VISION).config
     given["model"]["language"] = dataclasses.asdict(language) | {"max_positions": 128}  # base.py's pages have 112
     given["model"]["vision"] = dataclasses.asdict(vision) | {"patches_only": True, "pool": "none"}
+    given["tokenizer"]["vocab_size"] = language.vocab_size
     given["order"], given["stages"] = ("flamingo",), {"flamingo": given["stages"]["flamingo"]}
     given["stages"]["flamingo"]["parts"] = {"language": str(LANGUAGE), "vision": str(VISION)}
     return configs.build(given)

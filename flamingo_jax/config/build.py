@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -63,6 +64,11 @@ def _check_sizes(config: RunConfig, path: str) -> None:
                         f"{path}.stages.{key} trains on {name}, but {path}.datasets.{name}.example.{field}={count} is "
                         f"more than {path}.{place}={most}."
                     )
+    if config.tokenizer.vocab_size > model.language.vocab_size:
+        raise ValueError(
+            f"{path}.tokenizer.vocab_size={config.tokenizer.vocab_size} is more than {path}.model.language.vocab_size="
+            f"{model.language.vocab_size}."
+        )
     shots = config.evaluation.shots
     if not shots or min(shots) < 0:
         raise ValueError(f"{path}.evaluation.shots must hold numbers that are not negative, but is {shots}.")
@@ -70,7 +76,12 @@ def _check_sizes(config: RunConfig, path: str) -> None:
 
 def _check_names(config: RunConfig, path: str) -> None:
     """Raises ValueError for a name that refers to nothing."""
-    references = [(f"{path}.order", name, config.stages) for name in config.order]
+    for name in config.order:
+        if name not in config.stages:
+            raise ValueError(f"{path}.order names {name!r}, which is not there; {suggest(name, config.stages)}.")
+        if config.order.count(name) > 1:
+            raise ValueError(f"{path}.order names {name!r} twice.")
+    references = []
     references += [(f"{path}.tokenizer.datasets", name, config.datasets) for name in config.tokenizer.datasets]
     for field in ("image_dataset", "clip_dataset"):
         references.append((f"{path}.evaluation.{field}", getattr(config.evaluation, field), config.datasets))
@@ -88,8 +99,13 @@ def _check_names(config: RunConfig, path: str) -> None:
                 references.append((f"{path}.stages.{key}.parts.{part}", name, earlier))
         if stage.objective == "contrastive" and config.model.text_tower is None:
             raise ValueError(f"{path}.stages.{key} needs {path}.model.text_tower, which is not given.")
-        trained = PARTS.keys() - set(config.model.frozen) if stage.objective == "flamingo" else PARTS
-        references += [(f"{path}.stages.{key}.optimizer.rates", part, trained) for part in stage.optimizer.rates]
+        references += [(f"{path}.stages.{key}.optimizer.rates", part, PARTS) for part in stage.optimizer.rates]
+        still = sorted(stage.optimizer.rates.keys() & set(config.model.frozen))
+        if still and stage.objective == "flamingo":
+            raise ValueError(
+                f"{path}.stages.{key}.optimizer.rates names {', '.join(still)}, which {path}.model.frozen="
+                f"{config.model.frozen} keeps from training."
+            )
         if min(stage.optimizer.rates.values(), default=0) < 0:
             raise ValueError(
                 f"{path}.stages.{key}.optimizer.rates must be at least 0, but are {stage.optimizer.rates}."
@@ -176,6 +192,8 @@ def _convert_dataclass(value: Any, cls: type, path: str):
     for key, item in values.items():
         least = 0 if (cls, key) in _MAY_BE_ZERO else _AT_LEAST.get(key)
         numbers = item if isinstance(item, tuple) else (item,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"{path}.{key} must be a finite number, but is {item}.")
         if least is not None and not all(number >= least for number in numbers):
             raise ValueError(f"{path}.{key} must be at least {least}, but is {item}.")
         if key in _SHARES and not 0 <= item <= 1:

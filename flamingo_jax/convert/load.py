@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util as traverse
@@ -30,13 +32,20 @@ def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrai
     weights do not fit each other (all that is missing, left over or of a wrong shape is listed).
     """
     config = read_config(path) if config is None else config
+    try:
+        return _reader(config)(path, config)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+
+
+def _reader(config: Mapping[str, Any]) -> Callable[[pathlib.Path, Mapping[str, Any]], Pretrained]:
     if config.get("model_type") == folder.MODEL_TYPE:
-        return folder.read_folder(path, config)
+        return folder.read_folder
     if "cross_attn_every_n_layers" in config:
-        return load_open_flamingo(path, config)
+        return load_open_flamingo
     if config.get("model_type") == "idefics":
-        return load_idefics(path, config)
-    return load_language(path, config) if is_language(config) else load_vision(path, config)
+        return load_idefics
+    return load_language if is_language(config) else load_vision
 
 
 def is_language(config: Mapping[str, Any]) -> bool:
@@ -48,7 +57,8 @@ def is_language(config: Mapping[str, Any]) -> bool:
     if untyped or kind in vision.FAMILIES or kind in vision.TOWERS:
         return False
     if kind is None:
-        raise ValueError("The config has no model_type, so it is not known what model it describes.")
+        hint = "it is a run's, not a model's" if "stages" in config else "so it is not known what model it describes"
+        raise ValueError(f"config.json has no model_type; {hint}.")
     known = (*FAMILIES, *vision.FAMILIES, *vision.TOWERS, "idefics")
     raise ValueError(f"model_type={kind!r} is not implemented; {suggest(kind, known)}.")
 
@@ -66,9 +76,28 @@ def load_language(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     return Pretrained(ours, _tree(weights), public={"language": config})
 
 
+def with_pixels(path: pathlib.Path, config):
+    """The encoder with the mean and spread of pixels that the folder's image processor has, where it has one.
+
+    Raises ValueError when they are no three numbers.
+    """
+    file = path / "preprocessor_config.json"
+    if not file.exists():
+        return config
+    try:
+        given = json.loads(file.read_text())
+        pixels = {ours: given.get(f"image_{ours}") for ours in ("mean", "std")}
+        pixels = {name: tuple(map(float, values)) for name, values in pixels.items() if values is not None}
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no image processor's config: {error}.") from None
+    if any(len(values) != 3 for values in pixels.values()) or min(pixels.get("std", (1.0,))) <= 0:
+        raise ValueError(f"{file}: image_mean and image_std must be three numbers each, the latter above 0.")
+    return dataclasses.replace(config, **pixels)
+
+
 def load_vision(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     """A public vision encoder."""
-    ours = vision_config(config)
+    ours = with_pixels(path, vision_config(config))
     rules, strip, ignore = vision.SPELLINGS[vision.spelling(config)]
     files = [(Checkpoint(path), without(strip))]
     weights = plan(files, rules(ours), encoder_shapes(ours, pool=True), ignore=ignore)
@@ -79,6 +108,7 @@ def load_idefics(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     """An IDEFICS folder."""
     with needing("idefics"):
         ours = whole.idefics_config(config)
+    ours = dataclasses.replace(ours, vision=with_pixels(path, ours.vision))
     checkpoint = Checkpoint(path)
     added = checkpoint.shapes.get("model.embed_tokens.additional_embedding.weight", (0,))[0]
     rules, rename = language_rules({"model_type": "llama"}, ours.language)

@@ -106,8 +106,9 @@ def _every(file: pathlib.Path, checkpoint: Checkpoint, config: Mapping[str, Any]
     found = sorted({int(match[1] or match[2]) for name in checkpoint.shapes if (match := _GATED.search(name))})
     if not found:
         raise ValueError(f"{file} holds no gated cross-attention.")
-    every = config["cross_attn_every_n_layers"] or found[0] + 1
-    if found != list(range(every - 1, found[-1] + 1, every)):
+    every = config["cross_attn_every_n_layers"]
+    every = found[0] + 1 if every is None else every
+    if not isinstance(every, int) or every < 1 or found != list(range(every - 1, found[-1] + 1, every)):
         raise ValueError(
             f"{file} has gated layers before blocks {found}, which cross_attn_every_n_layers={every} does not give."
         )

@@ -42,7 +42,7 @@ def table(results: dict) -> str:
     protocol = results["protocol"]
     notes = [
         f"Percent of right answers ± binomial standard error; seed {protocol['seed']}, support {protocol['support']}.",
-        f"Open-ended: {protocol['open-ended']}. Close-ended: {protocol['close-ended']}.",
+        f"Open-ended: {protocol['open-ended']}. Closed-ended: {protocol['close-ended']}.",
         "Words swapped: right means following the swap; `original` counts answers by the words before it. "
         f"At 0 shots, captions and questions are preceded by {protocol['text_shots']} text-only examples.",
     ]

@@ -1,5 +1,6 @@
 """Public configs: families and options that are not implemented are refused by name; epsilons are the file's."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -201,3 +202,31 @@ def test_values_of_a_wrong_type_are_said_to_be(value):
     """A sentence, not what Python says of the first operation with it."""
     with pytest.raises(ValueError, match="gemma: a value of the config is of a wrong type or zero"):
         language_config(read_config("gemma", hidden_size=value, head_dim=None, num_attention_heads=value))
+
+
+def test_pixels_are_normalised_as_the_folders_image_processor_does(tmp_path):
+    folder, file = GOLDEN / "vision" / "clip_vision_gelu", tmp_path / "preprocessor_config.json"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    file.write_text(json.dumps({"image_mean": [0.5, 0.25, 0], "image_std": [1, 1, 0.5]}))
+    config = find(tmp_path).config
+    assert (config.mean, config.std) == ((0.5, 0.25, 0.0), (1.0, 1.0, 0.5))
+    assert (
+        dataclasses.replace(config, mean=find(folder).config.mean, std=find(folder).config.std) == find(folder).config
+    )
+    for wrong in ('{"image_mean": [0.5, 0.5]}', '{"image_std": [1, 0, 1]}', '{"image_mean": 3}', "[", "[]"):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match="preprocessor_config.json"):
+            find(tmp_path)
+
+
+def test_errors_name_the_folder(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match=f"{tmp_path}: llama: the config has no"):
+        find(tmp_path)
+    (tmp_path / "config.json").write_text('{"stages": {}}')
+    with pytest.raises(ValueError, match=f"{tmp_path}: config.json has no model_type; it is a run's"):
+        find(tmp_path)
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="config.json is no JSON"):
+        find(tmp_path)

@@ -73,6 +73,22 @@ def test_open_clip_without_quick_gelu(open_clip_folder, tmp_path):
     close(model.pooled(last(io["in.pixel_values"])), io["var.gelu_pooled"])
 
 
+def test_patches_that_would_be_misread_are_refused(naflex_folder):
+    model, io = flamingo_jax.load(naflex_folder), load_file(naflex_folder / "io.safetensors")
+    patches, mask, shapes = io["in.pixel_values"], io["in.pixel_attention_mask"], io["in.spatial_shapes"]
+    for wrong, words in (
+        ((patches.astype(np.uint8), mask, shapes), "must be normalised patches, floats"),
+        ((patches[..., 1:], mask, shapes), "must be normalised patches, floats"),
+        ((patches, mask, None), "both mask and shapes"),
+        ((patches, mask[:, 1:], shapes), r"mask must be \[B, P\]"),
+        ((patches, mask, shapes[:1]), r"shapes must be whole numbers \[B, 2\]"),
+        ((patches, mask, -shapes), r"shapes must be whole numbers \[B, 2\]"),
+        ((patches, mask, shapes + 1), "shapes have .* patches, but mask has"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.features(*wrong)
+
+
 def test_naflex_takes_whole_images_too(naflex_folder):
     model, io = flamingo_jax.load(naflex_folder), load_file(naflex_folder / "io.safetensors")
     image, count = last(io["in.image_1"])[None], io["in.pixel_attention_mask"][1].sum()
