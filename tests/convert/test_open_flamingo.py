@@ -1,0 +1,138 @@
+"""OpenFlamingo as it was released: what was trained in one file, the public language model and the tower beside it."""
+
+import json
+import pathlib
+
+import chex
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import flamingo_jax
+from flamingo_jax.convert import run
+
+TRAINED = ("perceiver.", ".gated_cross_attn_layer.", ".wte.", ".embed_in.", ".embed_out.")
+
+
+@pytest.fixture(scope="module")
+def released(open_flamingo_folder, tmp_path_factory):
+    """(tensors that were trained, folder of the language model, folder of the tower, config)."""
+    root = tmp_path_factory.mktemp("released")
+    config = json.loads((open_flamingo_folder / "config.json").read_text())
+    tensors = load_file(open_flamingo_folder / "params.safetensors")
+    language = {
+        name.removeprefix("lang_encoder.").replace(".decoder_layer.", "."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("lang_encoder.") and ".gated_cross_attn_layer." not in name
+    }
+    for name in language:  # the public table has other rows than the one that was resized
+        if name.endswith(("wte.weight", "embed_in.weight", "embed_out.weight", "lm_head.weight")):
+            language[name] = language[name][:-8] + 1
+    tower = config["vision"]
+    clip = {
+        "model_type": "clip_vision_model",
+        "hidden_size": tower["width"],
+        "num_hidden_layers": tower["layers"],
+        "num_attention_heads": tower["heads"],
+        "patch_size": tower["patch"],
+        "image_size": tower["image"],
+        "intermediate_size": tower["width"] * tower["mlp_ratio"],
+        "hidden_act": "quick_gelu",
+    }
+    parts = {
+        "language": (config["lm"] | {"vocab_size": config["lm"]["vocab_size"] - 8}, language),
+        "vision": (clip, load_file(open_flamingo_folder / "hf_vision.safetensors")),
+    }
+    for name, (description, weights) in parts.items():
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(json.dumps(description))
+        save_file(weights, root / name / "model.safetensors")
+    trained = {name: tensor for name, tensor in tensors.items() if any(part in name for part in TRAINED)}
+    return trained, root / "language", root / "vision", config
+
+
+def same(folder, open_flamingo_folder):
+    model, whole = flamingo_jax.load(folder), flamingo_jax.load(open_flamingo_folder)
+    assert model.config.language == whole.config.language and model.config.gated == whole.config.gated
+    assert model.module.new_tokens == whole.module.new_tokens and model.image_token == whole.image_token
+    chex.assert_trees_all_equal(model.variables, whole.variables)
+
+
+def describe(folder, released, **changes):
+    _, language, vision, config = released
+    parts = {"lm": str(language), "vision": str(vision)}
+    kept = ("cross_attn_every_n_layers", "eoc_token_id", "media_token_id")
+    (folder / "config.json").write_text(json.dumps(parts | {key: config[key] for key in kept} | changes))
+
+
+def block_of(name):
+    """(what stands before a gated layer's name, its number, its own name)."""
+    before, own = name.split(".gated_cross_attn_layer.")
+    return before.split(".")[-1], own
+
+
+SPELLINGS = {
+    "plain": lambda name: [name],
+    "wrapped": lambda name: ["module." + name.replace("layers.0.", "layers.0._checkpoint_wrapped_module.")],
+    "repeated": lambda name: (
+        [name, "lang_encoder.gated_cross_attn_layers.{}.{}".format(*block_of(name))]
+        if "gated_cross_attn_layer" in name
+        else [name, name.replace("lang_encoder.", "lang_encoder.old_decoder_blocks.")]
+    ),
+    "alone": lambda name: (
+        ["lang_encoder.gated_cross_attn_layers.{}.{}".format(*block_of(name))]
+        if "gated_cross_attn_layer" in name
+        else [name]
+    ),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_what_was_trained_goes_into_the_public_parts(released, open_flamingo_folder, tmp_path, spelling):
+    tensors = {new: tensor for name, tensor in released[0].items() for new in SPELLINGS[spelling](name)}
+    save_file(tensors, tmp_path / "params.safetensors")
+    describe(tmp_path, released, cross_attn_every_n_layers=None)
+    same(tmp_path, open_flamingo_folder)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_released_file(released, open_flamingo_folder, tmp_path, training):
+    """``checkpoint.pt``, of a release or of training."""
+    torch = pytest.importorskip("torch")
+    trained, language, vision, config = released
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in trained.items()}
+    file = tmp_path / "checkpoint_3.pt"
+    torch.save({"epoch": 3, "model_state_dict": tensors} if training else tensors, file)
+    parts = {"language": str(language), "vision": str(vision), "eoc": config["eoc_token_id"]}
+    print(run.convert(run.open_source(str(file), parts=parts), str(tmp_path / "out")))
+    same(tmp_path / "out", open_flamingo_folder)
+    with pytest.raises(ValueError, match="give --vision too"):
+        run.open_source(str(file), parts={**parts, "vision": None})
+
+
+def test_what_is_missing_or_wrong_is_said(released, tmp_path):
+    trained, language, _, config = released
+    save_file(trained, tmp_path / "params.safetensors")
+
+    def refused(words, tensors=None, **changes):
+        save_file(trained if tensors is None else tensors, tmp_path / "params.safetensors")
+        describe(tmp_path, released, **changes)
+        with pytest.raises(ValueError, match=words):
+            flamingo_jax.load(tmp_path)
+
+    every = config["cross_attn_every_n_layers"]
+    refused(f"cross_attn_every_n_layers={every + 1} does not give", cross_attn_every_n_layers=every + 1)
+    refused("cross_attn_every_n_layers=0 does not give", cross_attn_every_n_layers=0)
+    refused(r"must have the id after <\|endofchunk\|>'s, but they are \(125, 127\)", media_token_id=127)
+    refused("say in config.json which ids", eoc_token_id=None)
+    refused('"lm" must be a config or a folder, but is 3', lm=3)
+    refused("There is no folder .*nowhere", lm="nowhere")
+    without = {name: tensor for name, tensor in trained.items() if ".gated" not in name}
+    refused("holds no gated cross-attention", without)
+    table = next(name for name in trained if name.endswith(("wte.weight", "embed_in.weight")))
+    rows = {name: tensor for name, tensor in trained.items() if name != table}
+    refused("so that the rows of its new tokens are lost", rows)
+    (tmp_path / "params.safetensors").unlink()
+    describe(tmp_path, released)
+    with pytest.raises(ValueError, match="has no checkpoint; looked for params.safetensors, checkpoint.pt"):
+        flamingo_jax.load(tmp_path)
+    assert pathlib.Path(language).exists()
