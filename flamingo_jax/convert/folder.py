@@ -75,9 +75,12 @@ def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
 
 def _metadata(orbax: pathlib.Path) -> dict:
     try:
-        return ocp.metadata(orbax).metadata
+        found = ocp.metadata(orbax).metadata
     except Exception as error:  # the library raises many kinds
-        raise ValueError(f"{orbax} is no whole Orbax checkpoint: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{orbax} is no whole Orbax checkpoint: {str(error).splitlines()[0][:300]}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{orbax} is no whole Orbax checkpoint.")
+    return found
 
 
 def _shapes(config, new_tokens: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -44,6 +44,7 @@ class Pretrained:
         """The weights on devices: one sharding for all or a tree of them, None for the first device.
 
         dtype: of all weights; None for that of the files. One weight's layer at most is in memory beside the result.
+        Raises ValueError for damaged files.
         """
         if shardings is None:
             shardings = SingleDeviceSharding(jax.devices()[0])
@@ -55,7 +56,10 @@ class Pretrained:
                 self.weights,
                 shardings,
             )
-            return ocp.load(self.orbax, abstract)
+            try:
+                return ocp.load(self.orbax, abstract)
+            except Exception as error:  # the library raises many kinds, with the whole tree in the message
+                raise ValueError(f"{self.orbax} cannot be read, it is damaged ({type(error).__name__}).") from error
         return jax.tree.map(lambda leaf, place: put_leaf(leaf, place, dtype), self.weights, shardings)
 
 

@@ -1,0 +1,319 @@
+"""``python -m flamingo_jax.convert``: folders of ours hold what their sources held; whatever is wrong with a source is
+said, and then nothing is written."""
+
+import json
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import flamingo_jax
+from flamingo_jax.convert import folder as ours
+from flamingo_jax.convert import run
+
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+LLAMA = GOLDEN / "language" / "llama3"
+CASES = ["language/llama3", "language/gptj", "vision/siglip2_naflex", "vision/dinov2_registers", "idefics/resampler/hf"]
+
+
+def convert(source, target, *options):
+    return run.convert(run.open_source(str(source)), str(target), *options)
+
+
+@pytest.mark.parametrize("layout", ["orbax", "safetensors"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_converted_model_is_the_model(case, layout, tmp_path):
+    convert(GOLDEN / case, tmp_path / "out", layout)
+    model, original = flamingo_jax.load(tmp_path / "out"), flamingo_jax.load(GOLDEN / case)
+    assert model.config == original.config and model.module == original.module
+    assert (model.image_token, model.end_token) == (original.image_token, original.end_token)
+    chex.assert_trees_all_equal(model.variables, original.variables)
+    assert (tmp_path / "out" / "weights").exists() == (layout == "orbax")
+
+
+def test_a_converted_model_is_a_source_too(tmp_path):
+    """Another type, another layout."""
+    convert(LLAMA, tmp_path / "a", "orbax", "bfloat16")
+    assert "weights, " in run.render(run.open_source(str(tmp_path / "a")))
+    convert(tmp_path / "a", tmp_path / "b", "safetensors")
+    convert(tmp_path / "b", tmp_path / "c", "orbax", "float32")
+    half, back = flamingo_jax.load(LLAMA, dtype="bfloat16"), flamingo_jax.load(tmp_path / "c")
+    chex.assert_trees_all_equal(flamingo_jax.load(tmp_path / "b").variables, half.variables)
+    widened = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half.variables)
+    chex.assert_trees_all_equal(back.variables, widened)
+
+
+def test_shards_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "SHARD", 3000)
+    convert(LLAMA, tmp_path / "out", "safetensors")
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert "model-00001-of-" in files[1] and "model.safetensors.index.json" in files
+    chex.assert_trees_all_equal(flamingo_jax.load(tmp_path / "out").variables, flamingo_jax.load(LLAMA).variables)
+
+
+def test_a_target_is_written_once(tmp_path):
+    assert "bytes" in convert(LLAMA, tmp_path / "out")
+    assert "holds this conversion already" in convert(LLAMA, tmp_path / "out")
+    before = sorted(tmp_path.rglob("*"))
+    for other in ((LLAMA, "orbax", "bfloat16"), (LLAMA, "safetensors"), (GOLDEN / "language/gptj",)):
+        with pytest.raises(ValueError, match="out is there already; delete it, or name another folder"):
+            convert(other[0], tmp_path / "out", *other[1:])
+    assert sorted(tmp_path.rglob("*")) == before
+    copy = shutil.copytree(LLAMA, tmp_path / "copy")
+    assert "holds this conversion already" in convert(copy, tmp_path / "out")
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"][:] += 1  # another model of the same size
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(ValueError, match="is there already"):
+        convert(copy, tmp_path / "out")
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(ours, "write_orbax", full)
+    (tmp_path / "empty").mkdir()
+    for target in ("new", "empty"):
+        with pytest.raises(OSError, match="No space left"):
+            convert(LLAMA, tmp_path / target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "state/_METADATA", "state/manifest.ocdbt", "state/d/*"])
+def test_a_damaged_folder_of_ours_is_named(tmp_path, file):
+    convert(LLAMA, tmp_path / "out")
+    for damaged in (tmp_path / "out").rglob(file):
+        damaged.write_bytes(b"{")
+    with pytest.raises(ValueError, match=str(tmp_path / "out")):
+        flamingo_jax.load(tmp_path / "out")
+
+
+def test_a_config_of_ours_that_does_not_fit_is_named(tmp_path):
+    convert(LLAMA, tmp_path / "out")
+    file = tmp_path / "out" / "config.json"
+    config = json.loads(file.read_text())
+    for changes, words in (
+        ({"kind": "languge"}, "kind='languge' is unknown; did you mean 'language'"),
+        ({"config": {**config["config"], "widht": 3}}, "config.widht is unknown; did you mean 'width'"),
+        (
+            {"config": {**config["config"], "mlp_width": 8}},
+            r"mlp/down/kernel: \(3, 40, 32\) there, \(3, 8, 32\) in the",
+        ),
+    ):
+        file.write_text(json.dumps({**config, **changes}))
+        with pytest.raises(ValueError, match=words):
+            flamingo_jax.load(tmp_path / "out")
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A copy of LLaMA in two shards with an index."""
+    root = tmp_path / "source"
+    root.mkdir()
+    shutil.copy(LLAMA / "config.json", root)
+    tensors = load_file(LLAMA / "model.safetensors")
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    places = {key: names[i % 2] for i, key in enumerate(sorted(tensors))}
+    for name in names:
+        save_file({key: value for key, value in tensors.items() if places[key] == name}, root / name)
+    (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return root
+
+
+def header(file, change):
+    """Rewrites a .safetensors file's header, at the same length of its data."""
+    data = file.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    entries = json.loads(data[8 : 8 + length])
+    change(entries)
+    text = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def entry(entries):
+    return next(name for name in sorted(entries) if name != "__metadata__")
+
+
+def index(root, change):
+    file = root / "model.safetensors.index.json"
+    content = json.loads(file.read_text())
+    change(content["weight_map"])
+    file.write_text(json.dumps(content))
+
+
+FIRST = "model.embed_tokens.weight"
+SHARD = "model-00001-of-00002.safetensors"
+HOSTILE = {
+    "missing shard": (lambda root: (root / SHARD).unlink(), f"index.json names files that are not there: {SHARD}"),
+    "truncated": (
+        lambda root: (root / SHARD).write_bytes((root / SHARD).read_bytes()[:-100]),
+        f"{SHARD} is no whole .safetensors file: it ends before model",
+    ),
+    "empty file": (lambda root: (root / SHARD).write_bytes(b""), f"{SHARD} is no whole .safetensors file"),
+    "header longer than the file": (
+        lambda root: (root / SHARD).write_bytes(struct.pack("<Q", 2**40) + b"{}"),
+        f"{SHARD} is no whole .safetensors file: no header fits",
+    ),
+    "header of no JSON": (
+        lambda root: (root / SHARD).write_bytes(struct.pack("<Q", 4) + b"abcd"),
+        f"{SHARD} is no whole .safetensors file: its header is no JSON",
+    ),
+    "named twice": (
+        lambda root: (root / "model.safetensors.index.json").write_text(
+            f'{{"weight_map": {{"{FIRST}": "{SHARD}", "{FIRST}": "model-00002-of-00002.safetensors"}}}}'
+        ),
+        f"index.json names tensors twice: {FIRST}",
+    ),
+    "in two files": (
+        lambda root: save_file(load_file(root / SHARD) | load_file(root / SHARD.replace("1-of", "2-of")), root / SHARD),
+        "both hold the tensor",
+    ),
+    "outside by ..": (
+        lambda root: index(root, lambda places: places.update({FIRST: "../model.safetensors"})),
+        f"names the file '../model.safetensors' for {FIRST}, which is not in its own folder",
+    ),
+    "outside by /": (
+        lambda root: index(root, lambda places: places.update({FIRST: "/etc/passwd"})),
+        f"names the file '/etc/passwd' for {FIRST}",
+    ),
+    "a file of another kind": (
+        lambda root: index(root, lambda places: places.update({FIRST: "config.json"})),
+        "config.json is no file of weights; known here: .bin, .pt, .safetensors",
+    ),
+    "lies about its shape": (
+        lambda root: header(root / SHARD, lambda h: h[entry(h)].update(shape=[1000, 1000])),
+        rf"{SHARD}: model.* is said to be F32 \[1000, 1000\], but its bytes go from",
+    ),
+    "negative shape": (
+        lambda root: header(root / SHARD, lambda h: h[entry(h)].update(shape=[-1, -1])),
+        f"{SHARD}: model.* is said to be",
+    ),
+    "lies about its offsets": (
+        lambda root: header(root / SHARD, lambda h: h[entry(h)].update(data_offsets=[10**9, 10**9 + 6144])),
+        f"{SHARD}.*model",
+    ),
+    "overlaps": (
+        lambda root: header(
+            root / SHARD,
+            lambda h: [e.update(data_offsets=[0, e["data_offsets"][1] - e["data_offsets"][0]]) for k, e in h.items()],
+        ),
+        f"{SHARD} is no whole .safetensors file",
+    ),
+    "an unknown type": (
+        lambda root: header(root / SHARD, lambda h: h[entry(h)].update(dtype="F99")),
+        f"{SHARD}: the header's entry of model.* is damaged",
+    ),
+    "no offsets": (
+        lambda root: header(root / SHARD, lambda h: h[entry(h)].pop("data_offsets")),
+        f"{SHARD}: the header's entry of model.* is damaged",
+    ),
+    "an unknown architecture": (
+        lambda root: (root / "config.json").write_text('{"model_type": "mamba"}'),
+        "model_type='mamba' is not implemented",
+    ),
+    "an unknown rope": (
+        lambda root: (root / "config.json").write_text(
+            json.dumps(json.loads((LLAMA / "config.json").read_text()) | {"rope_parameters": {"rope_type": "spiral"}})
+        ),
+        "the rope scaling 'spiral' is not implemented",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_sources(source, case):
+    damage, words = HOSTILE[case]
+    damage(source)
+    before = sorted(source.parent.rglob("*"))
+    with pytest.raises(ValueError, match=words) as error:
+        convert(source, source.parent / "target")
+    assert str(source) in str(error.value)
+    assert sorted(source.parent.rglob("*")) == before  # no target, nothing half written
+
+
+def test_types_may_differ_within_a_file(source):
+    """Norms of float32 beside matrices of bfloat16, buffers of whole numbers."""
+    for file in source.glob("*.safetensors"):
+        tensors = {
+            name: tensor if "norm" in name else tensor.astype(jnp.bfloat16) for name, tensor in load_file(file).items()
+        }
+        save_file(tensors | {f"model.layers.0.{file.stem}.position_ids": np.arange(4)}, file)
+    convert(source, source.parent / "target")
+    params = flamingo_jax.load(source.parent / "target").variables["params"]
+    assert params["norm"]["scale"].dtype == jnp.float32 and params["embedding"]["table"].dtype == jnp.bfloat16
+    chex.assert_trees_all_equal(params, flamingo_jax.load(source).variables["params"])
+
+
+class Bomb:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("/tmp/flamingo_jax_bomb"),)
+
+
+def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    shutil.copy(LLAMA / "config.json", tmp_path)
+    bomb = pathlib.Path("/tmp/flamingo_jax_bomb")
+    bomb.unlink(missing_ok=True)
+    torch.save({"model.norm.weight": torch.ones(3), "x": Bomb()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin holds more than tensors, which might run code"):
+        flamingo_jax.load(tmp_path)
+    torch.save({"model.norm.weight": "no tensor"}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin: model.norm.weight is no tensor but a str"):
+        flamingo_jax.load(tmp_path)
+    torch.save([1, 2], tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="is no tensor but a list"):
+        flamingo_jax.load(tmp_path)
+    assert not bomb.exists()
+
+
+def test_a_hub_id_without_a_network(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
+    with pytest.raises(ValueError, match=r"ConnectionError: no route.*download config.json.*huggingface.co/some/model"):
+        flamingo_jax.load("some/model")
+    with pytest.raises(ValueError, match="There is no folder /nowhere/at/all, and it is no hub id"):
+        flamingo_jax.load("/nowhere/at/all")
+
+
+def test_a_hub_id_is_taken_at_one_commit(monkeypatch):
+    """What the newest commit is, is asked once; no code and no pickles are downloaded."""
+    import types
+
+    import huggingface_hub
+
+    asked = {}
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: types.SimpleNamespace(sha="abc123"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.update(options) or LLAMA)
+    source = run.open_source("some/model")
+    assert (source.commit, source.path) == ("abc123", LLAMA) and asked["revision"] == "abc123"
+    assert not any("py" in pattern or "bin" in pattern for pattern in asked["allow_patterns"])
+
+
+def command(*options):
+    arguments = [sys.executable, "-m", "flamingo_jax.convert", *options]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command(tmp_path):
+    plan = command(f"--source={LLAMA}", "--dry_run")
+    assert plan.returncode == 0 and "self_attn.q_proj.weight .. model.layers.2" in plan.stdout
+    assert "11 weights, " in plan.stdout and "nothing was read or written" in plan.stdout
+    done = command(f"--source={LLAMA}", f"--target={tmp_path}/out", "--dtype=bfloat16")
+    assert done.returncode == 0 and f"{tmp_path}/out: " in done.stdout
+    wrong = command(f"--source={LLAMA}", f"--target={tmp_path}/out")
+    assert wrong.returncode == 1 and "is there already" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert "Give --source" in command().stderr
