@@ -18,6 +18,7 @@ setup(
         "av",
         "flax>=0.12.8",
         "grain>=0.2.18",
+        "huggingface_hub",
         "jax>=0.10.2",
         "matplotlib",
         "ml-collections",
@@ -35,6 +36,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "torch": ["torch"],
-        "test": ["chex", "pytest", "pytest-xdist", "ruff"],
+        "sentencepiece": ["sentencepiece", "protobuf"],
+        "test": ["chex", "pytest", "pytest-xdist", "ruff", "sentencepiece", "protobuf"],
     },
 )

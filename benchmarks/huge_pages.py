@@ -49,7 +49,7 @@ def step_time(steps: int = 20) -> float:
         }
 
     batches = {name: batch(name, mix.batch_size) for name, mix in stage.mixture.items()}
-    objective = OBJECTIVES[stage.objective](config.model, 3, 0)
+    objective = OBJECTIVES[stage.objective](config.model, (3,), 0)
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     variables = nn.meta.unbox(jax.jit(objective.init)(jax.random.key(0), jax.tree.map(jnp.asarray, batches["m3w"])))
     params = variables["params"]

@@ -30,7 +30,7 @@ def lower(config: configs.RunConfig) -> float:
     """Seconds to trace and lower the train step."""
     jax.clear_caches()
     stage = config.stages["flamingo"]
-    goal = flamingo(config.model, eoc=1, pad=0)
+    goal = flamingo(config.model, (1,), pad=0)
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     batches = {
         name: {

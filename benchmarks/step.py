@@ -22,6 +22,7 @@ STAGES = ("language", "contrastive", "flamingo")
 
 def measure(root: pathlib.Path, steps: int) -> dict[str, float]:
     """Median seconds per step of every stage, with the package of ``root``."""
+    import inspect
     import runpy
     import time
 
@@ -40,7 +41,9 @@ def measure(root: pathlib.Path, steps: int) -> dict[str, float]:
     rng, medians = np.random.default_rng(0), {}
     for name in STAGES:
         stage = config.stages[name]
-        goal = OBJECTIVES[stage.objective](config.model, 1, 0)
+        make = OBJECTIVES[stage.objective]
+        older = "eoc" in inspect.signature(make).parameters  # which took one id
+        goal = make(config.model, 1 if older else (1,), 0)
         batches = {}
         for dataset, mix in stage.mixture.items():
             example = config.datasets[dataset].example

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         activation="gelu_tanh", epsilon=1e-6, pool="map",
     )  # fmt: skip
     config.model.gated = dict(every=2, heads=16, head_size=128, media_width=2048)
-    config.tokenizer = dict(vocab_size=151669, path="checkpoints/Qwen3-1.7B-Base/tokenizer.json")
+    config.tokenizer = dict(vocab_size=151669, path="checkpoints/Qwen3-1.7B-Base")
     config.order = ("flamingo",)
     config.stages = dict(flamingo=config.stages.flamingo)
     config.stages.flamingo.parts = dict(

@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config = SMALL["get_config"]()
     config.model.language = SMALL["qwen3"](width=4096, depth=36, heads=32, mlp_width=12288, tied=False)
     config.model.gated = dict(every=4, heads=32, head_size=128, media_width=4096)
-    config.tokenizer.path = "checkpoints/Qwen3-8B-Base/tokenizer.json"
+    config.tokenizer.path = "checkpoints/Qwen3-8B-Base"
     config.stages.flamingo.parts.language = "checkpoints/Qwen3-8B-Base"
     return config

@@ -23,6 +23,7 @@ from flamingo_jax.config import LanguageConfig, NFNetConfig, RunConfig, StageCon
 from flamingo_jax.convert.load import find
 from flamingo_jax.convert.pretrained import put_leaf
 from flamingo_jax.convert.shapes import encoder_shapes
+from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
@@ -51,7 +52,11 @@ def check(config: RunConfig) -> None:
     """Finds what is wrong with a config before anything takes time. Raises ValueError."""
     mesh = sharding.make_mesh(config.mesh)
     tasks.select(config.evaluation.tasks)
-    special = [tokenizer.SPECIALS.index(token) for token in (tokenizer.EOC, tokenizer.PAD)]
+    if config.tokenizer.path:
+        given = _load_tokenizer(config)
+        special = given.new_tokens, given.pad
+    else:
+        special = (tokenizer.SPECIALS.index(tokenizer.EOC),), tokenizer.SPECIALS.index(tokenizer.PAD)
     shown = []  # (where the config says so, the objective whose model sees them, dataset)
     for name in config.order:
         stage = config.stages[name]
@@ -95,19 +100,36 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
 
 
 def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:
-    path = pathlib.Path(config.tokenizer.path or workdir / "tokenizer.json")
-    if not path.exists() and not config.tokenizer.path:
+    if config.tokenizer.path:
+        return _load_tokenizer(config)
+    path = workdir / "tokenizer.json"
+    if not path.exists():
         with _timed("tokenizer", say):
             sources = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
             texts = (source[i].text for source in sources for i in range(len(source)))
             tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
-    loaded = tokenizer.load(path)
-    if loaded.vocab_size > config.model.language.vocab_size:
+    return _fitting(tokenizer.load(path), path, config)
+
+
+def _load_tokenizer(config: RunConfig) -> tokenizer.Tokenizer:
+    """The tokenizer of ``config.tokenizer.path``: a public model's folder, or a file of ours."""
+    path = pathlib.Path(config.tokenizer.path)
+    if not path.is_dir():
+        return _fitting(tokenizer.load(path), path, config)
+    if (found := load_tokenizer(path)) is None:
+        raise ValueError(f"config.tokenizer.path={str(path)!r} has no files of a tokenizer.")
+    return _fitting(found, path, config)
+
+
+def _fitting(found: tokenizer.Tokenizer, path: pathlib.Path, config: RunConfig) -> tokenizer.Tokenizer:
+    """The tokenizer. Raises ValueError when it has more tokens than the language model knows, but the new ones."""
+    known = sum(i not in found.new_tokens or i < config.model.language.vocab_size for i in range(found.vocab_size))
+    if known > config.model.language.vocab_size:
         raise ValueError(
-            f"{path} has {loaded.vocab_size} tokens, but config.model.language.vocab_size is only "
+            f"{path} has {known} tokens, but config.model.language.vocab_size is only "
             f"{config.model.language.vocab_size}."
         )
-    return loaded
+    return found
 
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
@@ -123,7 +145,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
         same = result["config"] == json.loads(json.dumps(dataclasses.asdict(stage)))
         say(f"{name}: complete" + ("" if same else f", but with another config (to train it anew, delete {directory})"))
         return
-    objective = OBJECTIVES[stage.objective](config.model, vocabulary.eoc, vocabulary.pad)
+    objective = OBJECTIVES[stage.objective](config.model, vocabulary.new_tokens, vocabulary.pad)
     initial, frozen = _pretrained(stage, config, workdir, objective, mesh)
     examples = {dataset: config.datasets[dataset].example for dataset in stage.mixture}
     with _timed(name, say):
@@ -240,7 +262,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             return results
         say(f"evaluation: {name} was trained anew, so it starts anew")
     stage = config.stages[name]
-    model = Flamingo(config.model, (vocabulary.eoc,))
+    model = Flamingo(config.model, vocabulary.new_tokens)
     dtype = jnp.dtype(config.model.dtype)
     params = checkpoint.load_result_weights(workdir, name)
     trained = traverse.flatten_dict(params)

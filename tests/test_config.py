@@ -70,7 +70,7 @@ def test_json_is_stable():
         ),
         ("order", ("language", "contrastiv", "flamingo"), r"order names 'contrastiv', .* did you mean 'contrastive'"),
         ("order", ("language", "contrastive", "contrastive"), r"config\.order names 'contrastive' twice"),
-        ("stages.flamingo.optimizer.rates", {"language": 0.1}, r"rates names language, which config\.model\.frozen"),
+        ("stages.flamingo.optimizer.rates", {"language": 0.1}, r"rates names 'language', which config\.model\.frozen"),
         ("datasets.vtp.fps", 0.0, r"config\.datasets\.vtp\.fps must be at least"),
     ],
 )

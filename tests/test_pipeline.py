@@ -34,7 +34,7 @@ def config():
 
 def test_a_stage_starts_from_public_checkpoints(config, tmp_path):
     stage = config.stages["flamingo"]
-    goal = OBJECTIVES["flamingo"](config.model, 1, 0)
+    goal = OBJECTIVES["flamingo"](config.model, (1,), 0)
     mesh = sharding.make_mesh(configs.MeshConfig(), jax.devices()[:1])
     initial, frozen = pipeline._pretrained(stage, config, tmp_path, goal, mesh)
     assert initial == {} and set(frozen) == {"decoder", "vision"}

@@ -103,7 +103,7 @@ def _check_names(config: RunConfig, path: str) -> None:
         still = sorted(stage.optimizer.rates.keys() & set(config.model.frozen))
         if still and stage.objective == "flamingo":
             raise ValueError(
-                f"{path}.stages.{key}.optimizer.rates names {', '.join(still)}, which {path}.model.frozen="
+                f"{path}.stages.{key}.optimizer.rates names {', '.join(map(repr, still))}, which {path}.model.frozen="
                 f"{config.model.frozen} keeps from training."
             )
         if min(stage.optimizer.rates.values(), default=0) < 0:

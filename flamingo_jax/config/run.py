@@ -26,7 +26,8 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """A byte-level BPE tokenizer trained on the text of ``datasets``, or read from ``path`` when that is given."""
+    """A byte-level BPE tokenizer trained on the text of ``datasets``, or that of ``path``: a public model's folder, or a
+    file of ours."""
 
     vocab_size: int
     datasets: tuple[str, ...] = ()

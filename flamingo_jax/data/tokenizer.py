@@ -1,4 +1,5 @@
-"""The tokenizer: byte-level BPE trained by the `tokenizers` library, plus the five control tokens of Flamingo.
+"""The tokenizer: one of the `tokenizers` library, plus the five control tokens of Flamingo. Ours are byte-level BPE;
+those of public language models come from ``convert/tokenizer.py``.
 
 Control tokens stand for themselves only where this package places them: a literal ``<image>`` in a page's text is
 encoded as ordinary characters, so that no web page can forge a medium or an end of chunk.
@@ -6,8 +7,9 @@ encoded as ordinary characters, so that no web page can forge a medium or an end
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tokenizers
@@ -17,6 +19,9 @@ from flamingo_jax.data.file import write_whole
 
 # <EOC> and the way <BOS> and <EOS> are placed are the paper's (2.2, A.3); the first five ids, in this order.
 PAD, BOS, EOS, EOC, IMAGE = SPECIALS = ("<PAD>", "<BOS>", "<EOS>", "<EOC>", "<image>")
+
+ROLES = ("pad", "bos", "eos", "eoc", "image")
+_CONFIG = "tokenizer_config.json"  # beside a public tokenizer's file: which of its tokens have these roles
 
 # GPT-2's pattern (Radford et al. 2019) with digits split one by one. A space belongs to the word that follows it, so
 # encode("Output:") + encode(" red") == encode("Output: red"): prompts can be cut before a space without a seam.
@@ -34,18 +39,36 @@ class Tokenizer:
     Attributes:
         pad, bos, eos, eoc, image: ids of the control tokens.
         vocab_size: number of ids V; every id is below it.
+        new_tokens: consecutive ids whose rows the bridge trains: <EOC> and, where a language model knows none of them,
+            all control tokens that were added to its own.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, place: str = "this tokenizer"):
-        """Wraps a `tokenizers.Tokenizer`. Raises ValueError, naming ``place``, if a control token is missing."""
-        missing = [name for name in SPECIALS if backend.token_to_id(name) is None]
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        place: str = "this tokenizer",
+        names: Mapping[str, str] | None = None,
+        first_new: int | None = None,
+    ):
+        """Wraps a `tokenizers.Tokenizer`.
+
+        names: role -> control token, ours when not given. first_new: the id from which on tokens are new to the
+        language model; None when it was trained with all of them.
+
+        Raises ValueError, naming ``place``, if a control token is missing.
+        """
+        self.names = dict(names or zip(ROLES, SPECIALS, strict=True))
+        missing = [self.names[role] for role in ROLES if backend.token_to_id(self.names[role]) is None]
         if missing:
             raise ValueError(f"{place} lacks the control tokens {', '.join(missing)}; train it with tokenizer.train.")
         backend.encode_special_tokens = True  # i.e. treat a control token's name inside a text as plain characters
-        self._backend = backend
+        self._backend, self._plain = backend, _without_prefix(backend)
+        self._first_new = first_new
         self._cache: dict[str, list[int]] = {}
-        self.pad, self.bos, self.eos, self.eoc, self.image = (backend.token_to_id(name) for name in SPECIALS)
+        self.pad, self.bos, self.eos, self.eoc, self.image = (backend.token_to_id(self.names[role]) for role in ROLES)
         self.vocab_size: int = backend.get_vocab_size()
+        new = {self.eoc} | {i for i in (self.image, self.pad) if first_new is not None and i >= first_new}
+        self.new_tokens: tuple[int, ...] = tuple(sorted(new))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; no control token is added or recognised. Never raises on any ``str``.
@@ -55,9 +78,9 @@ class Tokenizer:
         ids = self._cache.get(text)
         if ids is None:
             try:
-                ids = self._backend.encode(text, add_special_tokens=False).ids
+                ids = self._plain.encode(text, add_special_tokens=False).ids
             except (TypeError, UnicodeError):  # a lone surrogate, which UTF-8 cannot hold
-                ids = self._backend.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+                ids = self._plain.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
             if len(text) <= _CACHED_CHARACTERS:
                 if len(self._cache) >= _CACHED_SEGMENTS:
                     self._cache.clear()
@@ -69,11 +92,42 @@ class Tokenizer:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes one ``tokenizer.json`` of the `tokenizers` library, whole or not at all. Raises OSError."""
+        """Writes one ``tokenizer.json`` of the `tokenizers` library, whole or not at all, and beside it, unless all
+        control tokens are ours, which they are. Raises OSError."""
         write_whole(path, self._backend.to_str(pretty=True))
+        if self.names != dict(zip(ROLES, SPECIALS, strict=True)) or self._first_new is not None:
+            roles = {f"{role}_token": name for role, name in self.names.items()}
+            text = json.dumps({**roles, "first_new_token": self._first_new}, indent=2)
+            write_whole(Path(path).with_name(_CONFIG), text)
 
     def __reduce__(self):
-        return _from_string, (self._backend.to_str(),)
+        return _from_string, (self._backend.to_str(), self.names, self._first_new)
+
+
+def _without_prefix(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same without the space that sentencepiece puts before every text: ours are encoded in pieces."""
+    described = json.loads(backend.to_str())
+
+    def strip(part):
+        kind = (part or {}).get("type")
+        if kind == "Sequence":
+            for key in ("normalizers", "pretokenizers"):
+                if key in part:
+                    part[key] = [new for one in part[key] if (new := strip(one)) is not None]
+        if kind == "Metaspace":
+            part["prepend_scheme"] = "never"
+        if kind == "ByteLevel":
+            part["add_prefix_space"] = False
+        return None if kind == "Prepend" else part
+
+    before = json.dumps(described)
+    for key in ("normalizer", "pre_tokenizer"):
+        described[key] = strip(described[key])
+    if (text := json.dumps(described)) == before:
+        return backend
+    plain = tokenizers.Tokenizer.from_str(text)
+    plain.encode_special_tokens = True
+    return plain
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -131,8 +185,10 @@ def load(path: str | os.PathLike) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exceptions
         raise ValueError(f"{path} is not a tokenizer.json of the tokenizers library: {error}.") from None
+    if backend.token_to_id(BOS) is None:
+        raise ValueError(f"{path} is a public tokenizer; give its folder, whose other files name its control tokens.")
     return Tokenizer(backend, place=str(path))
 
 
-def _from_string(text: str) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(text))
+def _from_string(text: str, names: Mapping[str, str], first_new: int | None) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), names=names, first_new=first_new)

@@ -58,7 +58,7 @@ def contrastive_loss(
     return jnp.where(valid, losses, 0.0).sum() / count
 
 
-def language(config: ModelConfig, eoc: int, pad: int) -> Objective:
+def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
     """Next-token prediction on text; every weight is trainable."""
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
@@ -69,7 +69,7 @@ def language(config: ModelConfig, eoc: int, pad: int) -> Objective:
     return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {})
 
 
-def contrastive(config: ModelConfig, eoc: int, pad: int) -> Objective:
+def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
     """Matching images and texts of a batch; only the ``vision`` subtree is of use afterwards."""
     tower = config.text_tower
     model = Contrastive(config.vision, tower, config.language.vocab_size, jnp.dtype(config.dtype))
@@ -89,9 +89,9 @@ def contrastive(config: ModelConfig, eoc: int, pad: int) -> Objective:
     )
 
 
-def flamingo(config: ModelConfig, eoc: int, pad: int) -> Objective:
+def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
     """Text given interleaved media, vision encoder and language model frozen (paper 2)."""
-    model = Flamingo(config, (eoc,))
+    model = Flamingo(config, new_tokens)
 
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], batch["tokens"] != pad

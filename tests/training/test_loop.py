@@ -60,7 +60,7 @@ def stage(model_config, directory, stream, mesh, steps=6, every=1e9):
     return loop.Stage(
         name="language",
         config=config,
-        objective=objective.language(model_config, eoc=3, pad=0),
+        objective=objective.language(model_config, new_tokens=(3,), pad=0),
         examples={"text": ExampleConfig(length=12, media=0, size=16)},
         streams={"text": stream},
         frozen={},
@@ -110,7 +110,7 @@ def test_a_missing_stage_is_named(tmp_path):
 
 
 def test_frozen_weights_that_do_not_fit_are_listed(model_config, flamingo, tmp_path):
-    goal = objective.flamingo(model_config, eoc=3, pad=0)
+    goal = objective.flamingo(model_config, new_tokens=(3,), pad=0)
     example = ExampleConfig(length=12, media=3, size=16)
     mesh = sharding.make_mesh(MeshConfig())
     frozen = flamingo[1]["frozen"]
@@ -134,7 +134,7 @@ class Pages(Numbers):
 
 def test_training_leaves_the_frozen_weights_as_they_were(model_config, flamingo, tmp_path):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    goal = objective.flamingo(model_config, eoc=3, pad=0)
+    goal = objective.flamingo(model_config, new_tokens=(3,), pad=0)
     example = ExampleConfig(length=12, media=3, size=16)
     _, frozen = loop.place_parts(mesh, goal, example, flamingo[1]["frozen"], "float32")
     plain = stage(model_config, tmp_path, Pages(), mesh, steps=3)
@@ -152,7 +152,7 @@ def test_training_leaves_the_frozen_weights_as_they_were(model_config, flamingo,
 def test_a_part_that_is_not_frozen_starts_from_its_weights_and_trains(model_config, flamingo, tmp_path):
     """The ablations: language model and embeddings train along, from where they were, at rates of their own."""
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    goal = objective.flamingo(dataclasses.replace(model_config, frozen=("vision",)), eoc=3, pad=0)
+    goal = objective.flamingo(dataclasses.replace(model_config, frozen=("vision",)), new_tokens=(3,), pad=0)
     example = ExampleConfig(length=12, media=3, size=16)
     given = jax.device_get(flamingo[1]["frozen"])
     initial, frozen = loop.place_parts(mesh, goal, example, given, "float32")
@@ -170,7 +170,7 @@ def test_a_part_that_is_not_frozen_starts_from_its_weights_and_trains(model_conf
 
 
 def test_a_model_that_cannot_take_the_examples_is_found_at_once(model_config):
-    goal = objective.flamingo(model_config, eoc=3, pad=0)
+    goal = objective.flamingo(model_config, new_tokens=(3,), pad=0)
     with pytest.raises(ValueError, match="not divisible by tensor=8"):
         loop.check_model(
             sharding.make_mesh(MeshConfig(1, 1, 8)), goal, ExampleConfig(length=12, media=1, frames=1, size=16)

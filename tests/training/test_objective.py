@@ -64,7 +64,7 @@ def test_a_dummy_among_the_pairs_leaves_the_gradients_finite(model_config):
     batch["tokens"][:2] = rng.integers(4, 64, (2, 6))
     batch["media"][:2] = rng.integers(0, 256, batch["media"][:2].shape)
     batch["media_mask"][:2], batch["weights"][:2] = True, 1.0
-    objective = contrastive(model_config, eoc=3, pad=0)
+    objective = contrastive(model_config, new_tokens=(3,), pad=0)
     params = objective.init(jax.random.key(0), batch)["params"]
     grads = jax.jit(jax.grad(objective.loss))(params, {}, batch)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
@@ -104,7 +104,7 @@ def test_gates_are_watched_where_there_are_some(model_config, example, options, 
 def test_depth_is_stochastic_in_training_and_nowhere_else(model_config):
     """A key makes the loss random where the encoder trains; without one, and where it is frozen, nothing is drawn."""
     vision = dataclasses.replace(model_config.vision, depths=(1, 2), stochastic_depth=0.9)
-    goal = contrastive(dataclasses.replace(model_config, vision=vision), eoc=3, pad=0)
+    goal = contrastive(dataclasses.replace(model_config, vision=vision), new_tokens=(3,), pad=0)
     rng = np.random.default_rng(0)
     batch = {
         "media": rng.integers(0, 256, (4, 1, 1, 16, 16, 3)).astype(np.uint8),

@@ -28,7 +28,7 @@ def task(model_config, flamingo):
             "media_index": np.sort(rng.integers(0, media + 1, (8, 12))).astype(np.int32),
         }
 
-    return objective.flamingo(model_config, eoc=3, pad=0), flamingo[1], {"pages": batch(3), "pairs": batch(1)}
+    return objective.flamingo(model_config, new_tokens=(3,), pad=0), flamingo[1], {"pages": batch(3), "pairs": batch(1)}
 
 
 def update(task, optimizer, mesh_config, weights=WEIGHTS):
