@@ -26,8 +26,8 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """A byte-level BPE tokenizer trained on the text of ``datasets``, or that of ``path``: a public model's folder, or a
-    file of ours."""
+    """A byte-level BPE tokenizer trained on the text of ``datasets``, or that of ``path``: a public model's folder, or
+    a file of ours."""
 
     vocab_size: int
     datasets: tuple[str, ...] = ()
