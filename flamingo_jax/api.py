@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,12 +15,13 @@ import numpy as np
 
 from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
 from flamingo_jax.convert.hub import fetch
-from flamingo_jax.convert.load import find
+from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.inference.decoding import greedy
 from flamingo_jax.models.decoder import Decoder
 from flamingo_jax.models.encoder import ENCODERS
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.gated import index_media
+from flamingo_jax.sources import find
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -30,6 +31,7 @@ class Model:
     config: of the whole model, the language model or the vision encoder. variables: {"params"} and, of a whole model,
     {"frozen"}.
     image_token: id of ``<image>``; end_token: id that closes a document, where the family has such a rule.
+    read_tokenizer: reads the tokenizer, where the folder has one.
     """
 
     config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig
@@ -37,6 +39,14 @@ class Model:
     variables: Mapping[str, Any]
     image_token: int | None = None
     end_token: int | None = None
+    read_tokenizer: Callable[[], Tokenizer | None] = lambda: None
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back: ``encode(text)``, ``decode(ids)``. ValueError when the folder has none."""
+        if (found := self.read_tokenizer()) is None:
+            raise ValueError("This model's folder has no tokenizer.")
+        return found
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self.variables)
@@ -297,6 +307,7 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
     if isinstance(ours, ModelConfig):
         ours = dataclasses.replace(ours, dtype=str(compute))
         module = Flamingo(ours, found.new_tokens)
-        return Model(ours, module, variables, image_token=found.image_token, end_token=found.end_token)
-    module = Decoder if isinstance(ours, LanguageConfig) else ENCODERS[type(ours)]
-    return Model(ours, module(ours, compute), {"params": variables})
+    else:
+        module = (Decoder if isinstance(ours, LanguageConfig) else ENCODERS[type(ours)])(ours, compute)
+        variables = {"params": variables}
+    return Model(ours, module, variables, found.image_token, found.end_token, found.tokenizer)

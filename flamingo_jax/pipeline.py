@@ -14,20 +14,15 @@ import time
 import zlib
 from collections.abc import Callable
 
-import flax.traverse_util as traverse
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from flamingo_jax.config import LanguageConfig, NFNetConfig, RunConfig, StageConfig, ViTConfig
-from flamingo_jax.convert.load import find
+from flamingo_jax import sources
+from flamingo_jax.config import RunConfig, StageConfig
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.convert.shapes import encoder_shapes
-from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import prepare, record, stream, tokenizer
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
-from flamingo_jax.models.flamingo import Flamingo, assemble
+from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training import checkpoint, loop, sharding
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
@@ -38,7 +33,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     mesh = sharding.make_mesh(config.mesh)
     for name in config.order:
         if checkpoint.read_result(workdir / name) is None:
-            check_folders(f"config.stages.{name}.parts", config.stages[name], config)
+            sources.check_folders(f"config.stages.{name}.parts", config.stages[name], config)
     _prepare(config, workdir, say)
     vocabulary = _tokenizer(config, workdir, say)
     if not (workdir / "evaluation" / "results.json").exists():
@@ -53,7 +48,7 @@ def check(config: RunConfig) -> None:
     mesh = sharding.make_mesh(config.mesh)
     tasks.select(config.evaluation.tasks)
     if config.tokenizer.path:
-        given = _load_tokenizer(config)
+        given = sources.load_run_tokenizer(config)
         special = given.new_tokens, given.pad
     else:
         special = (tokenizer.SPECIALS.index(tokenizer.EOC),), tokenizer.SPECIALS.index(tokenizer.PAD)
@@ -101,35 +96,14 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
 
 def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:
     if config.tokenizer.path:
-        return _load_tokenizer(config)
+        return sources.load_run_tokenizer(config)
     path = workdir / "tokenizer.json"
     if not path.exists():
         with _timed("tokenizer", say):
-            sources = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
-            texts = (source[i].text for source in sources for i in range(len(source)))
+            records = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
+            texts = (records_of[i].text for records_of in records for i in range(len(records_of)))
             tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
-    return _fitting(tokenizer.load(path), path, config)
-
-
-def _load_tokenizer(config: RunConfig) -> tokenizer.Tokenizer:
-    """The tokenizer of ``config.tokenizer.path``: a public model's folder, or a file of ours."""
-    path = pathlib.Path(config.tokenizer.path)
-    if not path.is_dir():
-        return _fitting(tokenizer.load(path), path, config)
-    if (found := load_tokenizer(path)) is None:
-        raise ValueError(f"config.tokenizer.path={str(path)!r} has no files of a tokenizer.")
-    return _fitting(found, path, config)
-
-
-def _fitting(found: tokenizer.Tokenizer, path: pathlib.Path, config: RunConfig) -> tokenizer.Tokenizer:
-    """The tokenizer. Raises ValueError when it has more tokens than the language model knows, but the new ones."""
-    known = sum(i not in found.new_tokens or i < config.model.language.vocab_size for i in range(found.vocab_size))
-    if known > config.model.language.vocab_size:
-        raise ValueError(
-            f"{path} has {known} tokens, but config.model.language.vocab_size is only "
-            f"{config.model.language.vocab_size}."
-        )
-    return found
+    return sources.fitting(tokenizer.load(path), path, config)
 
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
@@ -181,71 +155,14 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
     checkpoint.discard_checkpoints(directory / "checkpoints")
 
 
-def _parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
-    """The weights that a flamingo stage starts from: of the stages or public checkpoints that ``stage.parts`` names."""
-    given = {part: _part(part, source, config, workdir) for part, source in stage.parts.items()}
-    return assemble(given.get("language"), given.get("vision"), config.model.gated)
-
-
-# Options that say how a checkpoint's weights are used, not what they are.
-_FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
-
-
-_KINDS = {"language": LanguageConfig, "vision": (ViTConfig, NFNetConfig)}
-
-
-def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
-    """Raises ValueError when a folder that ``stage.parts`` (``place`` in the config) names holds another model."""
-    for part, source in stage.parts.items():
-        if "/" not in source:
-            continue
-        try:
-            found = find(pathlib.Path(source)).config
-        except ValueError as error:
-            raise ValueError(f"{place}.{part}={source!r}: {error}") from None
-        if not isinstance(found, _KINDS[part]):
-            raise ValueError(f"{place}.{part}={source!r} holds a {type(found).__name__}, which is no {part} part.")
-        there, here = _described(found), _described(getattr(config.model, part))
-        differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
-        if differing:
-            values = "; ".join(f"{key}: {_short(there.get(key))} there, {_short(here[key])} here" for key in differing)
-            raise ValueError(
-                f"{place}.{part}: {source} does not hold config.model.{part}: {values}; make the config say what the "
-                "folder holds, or name another one."
-            )
-
-
-def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
-    """The weights of the language model or the vision encoder, whose folder ``check_folders`` has looked at."""
-    if "/" not in source:
-        stored = checkpoint.load_result_weights(workdir, source)
-        return stored["vision"] if part == "vision" else stored
-    found = find(pathlib.Path(source))
-    weights = found.weights
-    if part == "language":
-        return weights
-    needed = {path.split("/")[0] for path in encoder_shapes(found.config)}  # without those of the pooled vector
-    return {name: weight for name, weight in weights.items() if name in needed}
-
-
-def _short(value) -> str:
-    return text if len(text := str(value)) < 80 else f"{text[:80]}.."
-
-
-def _described(config) -> dict:
-    """Options of a part; of a decoder with the kind of every layer, however they are listed."""
-    options = dataclasses.asdict(config)
-    if "layers" in options:
-        options["layers"], options["pattern"] = [options["layers"][kind] for kind in config.kinds()], None
-    return options
-
-
 def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:
     """(what trainable parts start from, the frozen collection)."""
     if not stage.parts:
         return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
-    return loop.place_parts(mesh, objective, example, _parts(stage, config, workdir), config.model.dtype, put_leaf)
+    return loop.place_parts(
+        mesh, objective, example, sources.parts(stage, config, workdir), config.model.dtype, put_leaf
+    )
 
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:
@@ -261,21 +178,12 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             say("evaluation: complete")
             return results
         say(f"evaluation: {name} was trained anew, so it starts anew")
-    stage = config.stages[name]
-    model = Flamingo(config.model, vocabulary.new_tokens)
-    dtype = jnp.dtype(config.model.dtype)
-    params = checkpoint.load_result_weights(workdir, name)
-    trained = traverse.flatten_dict(params)
-    frozen = {
-        path: jnp.asarray(np.asarray(leaf), dtype)
-        for path, leaf in traverse.flatten_dict(_parts(stage, config, workdir)).items()
-        if path not in trained
-    }
-    variables = {"params": params, "frozen": traverse.unflatten_dict(frozen)}
+    found = sources.finished(config, workdir, name)
+    model = Flamingo(found.config, vocabulary.new_tokens)
     with _timed("evaluation", say):
         results = evaluate.run(
             model,
-            variables,
+            found.place(),
             vocabulary,
             _benchmarks(config, workdir),
             directory,

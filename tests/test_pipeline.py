@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flamingo_jax import config as configs
-from flamingo_jax import pipeline
+from flamingo_jax import pipeline, sources
 from flamingo_jax.convert.load import find
 from flamingo_jax.training import loop, sharding
 from flamingo_jax.training.objective import OBJECTIVES
@@ -50,10 +50,10 @@ def test_a_checkpoint_of_another_model_is_named(config, tmp_path):
     with pytest.raises(
         ValueError, match=r"qwen3 does not hold config\.model\.language: epsilon: 1e-06 there, 0\.001 here"
     ):
-        pipeline.check_folders("config.stages.flamingo.parts", config.stages["flamingo"], changed)
+        sources.check_folders("config.stages.flamingo.parts", config.stages["flamingo"], changed)
     stage = dataclasses.replace(config.stages["flamingo"], parts={"language": str(tmp_path / "no/where")})
     with pytest.raises(ValueError, match=r"x\.language='.*no/where': There is no folder .*no/where"):
-        pipeline.check_folders("x", stage, config)
+        sources.check_folders("x", stage, config)
     order = dataclasses.replace(changed, order=("flamingo",))
     with pytest.raises(ValueError, match=r"config\.stages\.flamingo\.parts\.language: .* does not hold"):
         pipeline.run(order, tmp_path)  # before anything is made

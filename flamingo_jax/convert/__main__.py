@@ -1,8 +1,8 @@
 """``python -m flamingo_jax.convert --source=DIR_OR_HUB_ID --target=DIR``: public checkpoints in, ours out.
 
---source: a language model, a vision encoder, IDEFICS or OpenFlamingo as public libraries write them, or a folder of
-ours. OpenFlamingo's released ``checkpoint.pt`` holds what was trained alone: --language and --vision name the folders
-of its language model and of its CLIP tower.
+--source: a language model, a vision encoder, IDEFICS or OpenFlamingo as public libraries write them, a folder of ours,
+or the workdir of a run. OpenFlamingo's released ``checkpoint.pt`` holds what was trained alone: --language and --vision
+name the folders of its language model and of its CLIP tower.
 
 --dry_run lists which tensors become which weights, and reads none.
 """
@@ -34,11 +34,12 @@ def main(argv: list[str]) -> None:
     if not SOURCE.value or not (TARGET.value or DRY_RUN.value):
         sys.exit("flamingo_jax.convert: Give --source=DIR_OR_HUB_ID and --target=DIR, or --dry_run to see the plan.")
     logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
+    from flamingo_jax import sources
     from flamingo_jax.convert import run
 
     parts = {"language": LANGUAGE.value, "vision": VISION.value, "every": EVERY.value, "eoc": EOC.value}
     try:
-        source = run.open_source(SOURCE.value, REVISION.value, parts)
+        source = run.open_source(SOURCE.value, REVISION.value, parts, sources.find)
         print(
             run.render(source, DTYPE.value)
             if DRY_RUN.value

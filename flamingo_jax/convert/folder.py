@@ -33,6 +33,7 @@ from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import Rule
 from flamingo_jax.convert.shapes import decoder_shapes, encoder_shapes
 from flamingo_jax.convert.stored import plan
+from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.models.flamingo import Flamingo
 
 MODEL_TYPE = "flamingo_jax"
@@ -55,6 +56,7 @@ def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
         new,
         image_token=config.get("image_token"),
         end_token=config.get("end_token"),
+        tokenizer=lambda: load_tokenizer(path),
         public=config.get("public") or {},
     )
     if not orbax.exists():
@@ -143,13 +145,17 @@ def _meet(name: str) -> None:
 
 def write_orbax(draft: pathlib.Path, model: Pretrained, dtype: str | None) -> None:
     """Writes ``weights/``, from all devices of all processes."""
-    devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("all",), axis_types=(AxisType.Auto,), devices=devices)
-    places = jax.tree.map(lambda leaf: NamedSharding(mesh, _split(leaf, len(devices))), model.weights)
+    places = spread(model.weights, jax.devices())
     context = ocp.Context()
     context.array.saving.use_compression = False  # weights are noise: it takes five times as long and gains a fifth
     with context:
         ocp.save(draft / WEIGHTS, model.place(places, dtype))
+
+
+def spread(weights: Any, devices: list) -> Any:
+    """Shardings of a tree of weights that split every one over all devices, as well as it can be."""
+    mesh = jax.make_mesh((len(devices),), ("all",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _split(leaf, len(devices))), weights)
 
 
 def _split(leaf: Any, ways: int) -> PartitionSpec:

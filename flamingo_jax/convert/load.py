@@ -22,6 +22,7 @@ from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import without
 from flamingo_jax.convert.shapes import assemble, bridge_shapes, decoder_shapes, encoder_shapes
 from flamingo_jax.convert.stored import plan
+from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.convert.vision import vision_config
 
 
@@ -57,8 +58,7 @@ def is_language(config: Mapping[str, Any]) -> bool:
     if untyped or kind in vision.FAMILIES or kind in vision.TOWERS:
         return False
     if kind is None:
-        hint = "it is a run's, not a model's" if "stages" in config else "so it is not known what model it describes"
-        raise ValueError(f"config.json has no model_type; {hint}.")
+        raise ValueError("config.json has no model_type, so it is not known what model it describes.")
     known = (*FAMILIES, *vision.FAMILIES, *vision.TOWERS, "idefics")
     raise ValueError(f"model_type={kind!r} is not implemented; {suggest(kind, known)}.")
 
@@ -73,7 +73,7 @@ def load_language(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     rules, rename = language_rules(config, ours)
     ignore = (*ignored(ours), r"^(vision_tower|multi_modal_projector|model\.vision_tower)\.")
     weights = plan([(Checkpoint(path), rename)], rules, decoder_shapes(ours), ignore=ignore)
-    return Pretrained(ours, _tree(weights), public={"language": config})
+    return Pretrained(ours, _tree(weights), tokenizer=lambda: load_tokenizer(path), public={"language": config})
 
 
 def with_pixels(path: pathlib.Path, config):
@@ -123,4 +123,5 @@ def load_idefics(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
         # The tokenizer's order: the fake token around images, <image>, and in later models <end_of_utterance>.
         image_token=new[1] if added > 1 else None,
         end_token=config.get("eos_token_id", 2),
+        tokenizer=lambda: load_tokenizer(path),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util as traverse
@@ -19,8 +20,10 @@ from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import without
 from flamingo_jax.convert.shapes import assemble, bridge_shapes
 from flamingo_jax.convert.stored import plan
+from flamingo_jax.convert.tokenizer import load_tokenizer
 
 FILES = ("params.safetensors", "checkpoint.pt")  # ours; as the project released its own
+END = "<|endofchunk|>"
 _GATED = re.compile(r"\.(\d+)\.gated_cross_attn_layer\.|gated_cross_attn_layers\.(\d+)\.")
 
 
@@ -52,7 +55,8 @@ def load_open_flamingo(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrai
             "the embeddings of this language model were frozen."
         )
     tower_config, tower_rules, tower_strip, tower_ignored = _tower(tower)
-    every, new = _every(file, checkpoint, config), _new_tokens(path, config)
+    vocabulary = functools.partial(load_tokenizer, path / config["lm"], END) if language_files else lambda: None
+    every, new = _every(file, checkpoint, config), _new_tokens(path, config, vocabulary)
     ours = whole.open_flamingo_config(language_config(language), tower_config, every)
     files = [(one, lambda name: f"lang_encoder.{rename(name)}") for one in language_files]
     files += [(one, lambda name: "vision_encoder." + without(tower_strip)(name)) for one in tower_files]
@@ -70,6 +74,7 @@ def load_open_flamingo(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrai
         assemble(traverse.unflatten_dict(parts, sep="/"), ours.gated),
         new,
         image_token=new[1],
+        tokenizer=vocabulary,
         public={"language": language, "vision": tower},
     )
 
@@ -115,14 +120,16 @@ def _every(file: pathlib.Path, checkpoint: Checkpoint, config: Mapping[str, Any]
     return every
 
 
-def _new_tokens(path: pathlib.Path, config: Mapping[str, Any]) -> tuple[int, int]:
-    """Ids of ``<|endofchunk|>`` and ``<image>``."""
+def _new_tokens(path: pathlib.Path, config: Mapping[str, Any], vocabulary: Callable) -> tuple[int, int]:
+    """Ids of ``<|endofchunk|>`` and ``<image>``: as given, or those after the language model's own."""
     ids = config.get("eoc_token_id"), config.get("media_token_id")
     if None in ids:
-        raise ValueError(
-            f"{path}: say in config.json which ids <|endofchunk|> and <image> have (eoc_token_id, media_token_id): the "
-            "numbers of tokens that the language model's tokenizer has without them, and that number plus one."
-        )
+        if (found := vocabulary()) is None:
+            raise ValueError(
+                f"{path}: nothing says which ids <|endofchunk|> and <image> have: give eoc_token_id and "
+                "media_token_id, or the tokenizer's files in the language model's folder."
+            )
+        ids = found.eoc, found.image
     if ids[1] != ids[0] + 1:
         raise ValueError(f"OpenFlamingo's <image> must have the id after <|endofchunk|>'s, but they are {ids}.")
     return ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
 from flamingo_jax.convert.stored import Stored, put
+from flamingo_jax.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Pretrained:
     weights: of a whole model {"params", "frozen"}, else those of the bare decoder or encoder; a tree of ``Stored``, of
     arrays or, where ``orbax`` names the folder that holds it, of ``jax.ShapeDtypeStruct``.
     new_tokens: ids with rows of their own. image_token: id of ``<image>``; end_token: id that closes a document, where
-    the family has such a rule. public: what is known of the public configs of the parts, {"language", "vision"}.
+    the family has such a rule. tokenizer: reads it; None where there is none. public: the public configs of the parts,
+    {"language", "vision"}, where they are known.
     """
 
     config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig
@@ -33,6 +35,7 @@ class Pretrained:
     image_token: int | None = None
     end_token: int | None = None
     orbax: pathlib.Path | None = None
+    tokenizer: Callable[[], Tokenizer | None] = lambda: None
     public: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def dtype(self) -> jnp.dtype:
@@ -67,4 +70,5 @@ def put_leaf(leaf: Any, sharding: Sharding, dtype: str | None = None) -> jax.Arr
     """One weight on devices, ``Stored`` or an array, as ``dtype`` (None: as it is)."""
     if isinstance(leaf, Stored):
         return put(leaf.astype(dtype or leaf.dtype), sharding)
-    return jax.device_put(np.asarray(leaf).astype(dtype or leaf.dtype), sharding)
+    leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    return jax.device_put(leaf.astype(dtype or leaf.dtype), sharding)

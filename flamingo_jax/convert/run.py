@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util as traverse
@@ -31,10 +31,13 @@ class Source:
     model: Pretrained
 
 
-def open_source(source: str, revision: str | None = None, parts: Mapping[str, Any] | None = None) -> Source:
+def open_source(
+    source: str, revision: str | None = None, parts: Mapping[str, Any] | None = None, find: Callable = find
+) -> Source:
     """Finds the model that a folder, a hub id, or OpenFlamingo's checkpoint is, without reading weights.
 
     parts: of a checkpoint of OpenFlamingo: "language" and "vision", folders or hub ids, and "every", "eoc" as flags.
+    find: (folder, config or None) -> model.
     Raises ValueError naming what is missing or does not fit.
     """
     path, commit = fetch(source, revision)
@@ -97,6 +100,8 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
         if jax.process_index() == 0:
             description = folder.describe(source.model, source=origin)
             (draft / "config.json").write_text(json.dumps(description, indent=2))
+            if (vocabulary := source.model.tokenizer()) is not None:
+                vocabulary.save(draft / "tokenizer.json")
     return f"{target}: {_size(path):,} bytes"
 
 

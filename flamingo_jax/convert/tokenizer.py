@@ -16,11 +16,11 @@ from flamingo_jax.data.tokenizer import BOS, EOC, IMAGE, PAD, ROLES, SPECIALS, T
 _ENDS = (EOC, "<|endofchunk|>", "<end_of_utterance>")
 
 
-def load_tokenizer(folder: pathlib.Path) -> Tokenizer | None:
+def load_tokenizer(folder: pathlib.Path, end: str = EOC) -> Tokenizer | None:
     """The tokenizer of a public folder, or of ours; None when it has none.
 
     Control tokens are those that ``tokenizer_config.json``, ``special_tokens_map.json`` or ``config.json`` name. What
-    is missing of ``<EOC>``, ``<image>`` and a padding token of its own gets the ids after the last, in this order.
+    is missing of ``end``, ``<image>`` and a padding token of its own gets the ids after the last, in this order.
     Without a token that begins a text, the one that ends it stands there too.
 
     Raises ValueError for damaged files, and when no token ends a text.
@@ -34,7 +34,7 @@ def load_tokenizer(folder: pathlib.Path) -> Tokenizer | None:
     if "eos" not in names:
         raise ValueError(f"{folder}: no file names the token that ends a text (eos_token in tokenizer_config.json).")
     names.setdefault("bos", names["eos"])
-    names.setdefault("eoc", next((end for end in _ENDS if backend.token_to_id(end) is not None), EOC))
+    names.setdefault("eoc", next((name for name in _ENDS if backend.token_to_id(name) is not None), end))
     names.setdefault("image", IMAGE)
     if names.get("pad") in (None, names["eos"], names["bos"]):
         names["pad"] = PAD

@@ -123,7 +123,7 @@ def test_what_is_missing_or_wrong_is_said(released, tmp_path):
     refused(f"cross_attn_every_n_layers={every + 1} does not give", cross_attn_every_n_layers=every + 1)
     refused("cross_attn_every_n_layers=0 does not give", cross_attn_every_n_layers=0)
     refused(r"must have the id after <\|endofchunk\|>'s, but they are \(125, 127\)", media_token_id=127)
-    refused("say in config.json which ids", eoc_token_id=None)
+    refused("nothing says which ids", eoc_token_id=None)
     refused('"lm" must be a config or a folder, but is 3', lm=3)
     refused("There is no folder .*nowhere", lm="nowhere")
     without = {name: tensor for name, tensor in trained.items() if ".gated" not in name}

@@ -224,8 +224,8 @@ def test_errors_name_the_folder(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match=f"{tmp_path}: llama: the config has no"):
         find(tmp_path)
-    (tmp_path / "config.json").write_text('{"stages": {}}')
-    with pytest.raises(ValueError, match=f"{tmp_path}: config.json has no model_type; it is a run's"):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"{tmp_path}: config.json has no model_type, so it is not known"):
         find(tmp_path)
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="config.json is no JSON"):

@@ -1,0 +1,145 @@
+"""Where weights come from: the stages of a run, public folders, and whole runs that are finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util as traverse
+import jax
+
+from flamingo_jax import config as configs
+from flamingo_jax.config import LanguageConfig, NFNetConfig, RunConfig, StageConfig, ViTConfig
+from flamingo_jax.convert import folder, load
+from flamingo_jax.convert.pretrained import Pretrained
+from flamingo_jax.convert.public import read_config
+from flamingo_jax.convert.shapes import encoder_shapes
+from flamingo_jax.convert.tokenizer import load_tokenizer
+from flamingo_jax.data import tokenizer
+from flamingo_jax.models.flamingo import assemble
+from flamingo_jax.training import checkpoint
+
+
+def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrained:
+    """The model of any folder: public, ours, or a finished run's. See ``convert.load.find``."""
+    config = read_config(path) if config is None else config
+    if "stages" not in config:
+        return load.find(path, config)
+    run = configs.build(config, path=f"{path}/config.json: config")
+    done = [name for name in run.order if checkpoint.read_result(path / name)]
+    if not done:
+        raise ValueError(f"{path} is a run of which no stage is finished.")
+    return finished(run, path, done[-1])
+
+
+def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
+    """What the finished stage ``name`` of a run made: a language model, a vision encoder, or a Flamingo.
+
+    Raises ValueError when weights that it consists of are gone.
+    """
+    stage, dtype = config.stages[name], config.model.dtype
+    trained = checkpoint.load_result_weights(workdir, name)
+    vocabulary = fitting(*_run_tokenizer(config, workdir), config)
+    if stage.objective == "language":
+        return Pretrained(config.model.language, trained, tokenizer=lambda: vocabulary)
+    if stage.objective == "contrastive":
+        encoder = config.model.vision
+        pooled = dataclasses.replace(encoder, pool="none", projection=0) if isinstance(encoder, ViTConfig) else encoder
+        return Pretrained(pooled, trained["vision"])
+    own = traverse.flatten_dict(trained)
+    rest = traverse.flatten_dict(parts(stage, config, workdir))
+    frozen = {path: leaf.astype(dtype) for path, leaf in rest.items() if path not in own}
+    return Pretrained(
+        config.model,
+        {"params": trained, "frozen": traverse.unflatten_dict(frozen)},
+        vocabulary.new_tokens,
+        image_token=vocabulary.image,
+        tokenizer=lambda: vocabulary,
+    )
+
+
+def _run_tokenizer(config: RunConfig, workdir: pathlib.Path):
+    path = workdir / "tokenizer.json"
+    return (load_run_tokenizer(config), path) if config.tokenizer.path else (tokenizer.load(path), path)
+
+
+def load_run_tokenizer(config: RunConfig) -> tokenizer.Tokenizer:
+    """The tokenizer of ``config.tokenizer.path``: a public model's folder, or a file of ours."""
+    path = pathlib.Path(config.tokenizer.path)
+    if not path.is_dir():
+        return fitting(tokenizer.load(path), path, config)
+    if (found := load_tokenizer(path)) is None:
+        raise ValueError(f"config.tokenizer.path={str(path)!r} has no files of a tokenizer.")
+    return fitting(found, path, config)
+
+
+def fitting(found: tokenizer.Tokenizer, path: pathlib.Path, config: RunConfig) -> tokenizer.Tokenizer:
+    """The tokenizer. Raises ValueError when it has more tokens than the language model knows, but the new ones."""
+    known = sum(i not in found.new_tokens or i < config.model.language.vocab_size for i in range(found.vocab_size))
+    if known > config.model.language.vocab_size:
+        raise ValueError(
+            f"{path} has {known} tokens, but config.model.language.vocab_size is only "
+            f"{config.model.language.vocab_size}."
+        )
+    return found
+
+
+def parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
+    """The weights that a flamingo stage starts from: of the stages or public checkpoints that ``stage.parts`` names."""
+    given = {part: _part(part, source, config, workdir) for part, source in stage.parts.items()}
+    return assemble(given.get("language"), given.get("vision"), config.model.gated)
+
+
+# Options that say how a checkpoint's weights are used, not what they are.
+_FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
+
+
+_KINDS = {"language": LanguageConfig, "vision": (ViTConfig, NFNetConfig)}
+
+
+def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
+    """Raises ValueError when a folder that ``stage.parts`` (``place`` in the config) names holds another model."""
+    for part, source in stage.parts.items():
+        if "/" not in source:
+            continue
+        try:
+            found = load.find(pathlib.Path(source)).config
+        except ValueError as error:
+            raise ValueError(f"{place}.{part}={source!r}: {error}") from None
+        if not isinstance(found, _KINDS[part]):
+            raise ValueError(f"{place}.{part}={source!r} holds a {type(found).__name__}, which is no {part} part.")
+        there, here = _described(found), _described(getattr(config.model, part))
+        differing = [key for key in here if key not in _FREE and there.get(key) != here[key]]
+        if differing:
+            values = "; ".join(f"{key}: {_short(there.get(key))} there, {_short(here[key])} here" for key in differing)
+            raise ValueError(
+                f"{place}.{part}: {source} does not hold config.model.{part}: {values}; make the config say what the "
+                "folder holds, or name another one."
+            )
+
+
+def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
+    """The weights of the language model or the vision encoder, whose folder ``check_folders`` has looked at."""
+    if "/" not in source:
+        stored = checkpoint.load_result_weights(workdir, source)
+        return stored["vision"] if part == "vision" else stored
+    found = load.find(pathlib.Path(source))
+    weights = found.place(folder.spread(found.weights, jax.devices())) if found.orbax else found.weights
+    if part == "language":
+        return weights
+    needed = {path.split("/")[0] for path in encoder_shapes(found.config)}  # without those of the pooled vector
+    return {name: weight for name, weight in weights.items() if name in needed}
+
+
+def _short(value) -> str:
+    return text if len(text := str(value)) < 80 else f"{text[:80]}.."
+
+
+def _described(config) -> dict:
+    """Options of a part; of a decoder with the kind of every layer, however they are listed."""
+    options = dataclasses.asdict(config)
+    if "layers" in options:
+        options["layers"], options["pattern"] = [options["layers"][kind] for kind in config.kinds()], None
+    return options
