@@ -57,6 +57,7 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
         vocabulary.new_tokens,
         image_token=vocabulary.image,
         tokenizer=lambda: vocabulary,
+        public={part: read_config(pathlib.Path(name)) for part, name in stage.parts.items() if "/" in name},
     )
 
 

@@ -16,7 +16,10 @@ from absl import app, flags, logging
 SOURCE = flags.DEFINE_string("source", None, "Folder, OpenFlamingo's checkpoint.pt, or hub id.")
 TARGET = flags.DEFINE_string("target", None, "Folder to write; it must not exist, or be empty.")
 EXPORT = flags.DEFINE_enum(
-    "export", "orbax", ["orbax", "safetensors"], "What to write: for this package, in Orbax or in safetensors."
+    "export",
+    "orbax",
+    ["orbax", "safetensors", "open_flamingo", "idefics"],
+    "What to write: for this package, in Orbax or in safetensors; or what others read, where the architecture fits.",
 )
 DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Type of the weights; the source's if not given.")
 REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a hub id; the newest commit if not given.")

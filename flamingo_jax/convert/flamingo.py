@@ -75,7 +75,7 @@ def open_flamingo_rules(
         *prefixed(resampler, "perceiver.", "resampler/"),
         *prefixed(
             gated,
-            f"lang_encoder.{_blocks(language)}.{{i}}.gated_cross_attn_layer.",
+            f"lang_encoder.{blocks(language)}.{{i}}.gated_cross_attn_layer.",
             "gated/",
             first=config.gated.first,
             step=config.gated.every,
@@ -85,7 +85,7 @@ def open_flamingo_rules(
     ]
 
 
-def _blocks(language: list[Rule]) -> str:
+def blocks(language: list[Rule]) -> str:
     """What stands before the number of a block in a language model's names."""
     return next(rule.source.split(".{i}.")[0] for rule in language if rule.target.startswith("language/blocks/"))
 
@@ -106,7 +106,7 @@ def open_flamingo_names(
             return name
         rest = name.removeprefix("lang_encoder.").replace(".decoder_layer.", ".")
         if match := re.match(r"gated_cross_attn_layers\.(\d+)\.(.*)", rest):
-            return f"lang_encoder.{_blocks(language)}.{match[1]}.gated_cross_attn_layer.{match[2]}" if alone else None
+            return f"lang_encoder.{blocks(language)}.{match[1]}.gated_cross_attn_layer.{match[2]}" if alone else None
         return None if rest.startswith("old_decoder_blocks.") else f"lang_encoder.{spelled(rest)}"
 
     return {name: rename(plain) for name, plain in out.items()}

@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 
 from flamingo_jax import config as configs
 from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert.pretrained import Pretrained, put_leaf
+from flamingo_jax.convert.pretrained import Pretrained
 from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import Rule
 from flamingo_jax.convert.shapes import decoder_shapes, encoder_shapes
@@ -195,8 +195,7 @@ def write_safetensors(draft: pathlib.Path, tensors: Iterator[tuple[str, np.ndarr
         (draft / f"{name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
 
 
-def tensors(model: Pretrained, dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
+def tensors(model: Pretrained) -> Iterator[tuple[str, np.ndarray]]:
     """Our weights one after another under our own names, on the host."""
-    model = model if model.orbax is None else dataclasses.replace(model, weights=model.place(), orbax=None)
-    for name, leaf in traverse.flatten_dict(model.weights, sep="/").items():
-        yield name, np.asarray(put_leaf(leaf, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), dtype))
+    for name, leaf in traverse.flatten_dict(model.here().weights, sep="/").items():
+        yield name, np.asarray(leaf)

@@ -178,3 +178,15 @@ def language_rules(public: Mapping[str, Any], config: LanguageConfig) -> tuple[l
 def ignored(config: LanguageConfig) -> tuple[str, ...]:
     """Tensors of a checkpoint that repeat another one."""
     return (r"^lm_head\.weight$",) if config.tied else ()
+
+
+# What stands before the names in files of today; the families that are not here have LLaMA's "model.".
+_PREFIXES = {"gpt2": "transformer.", "gpt_neox": "gpt_neox.", "gptj": "transformer.", "mosaic_gpt": "transformer."}
+_PREFIXES |= {"mpt": "transformer.", "opt": "model.decoder."}
+
+
+def public_name(kind: str, name: str) -> str:
+    """The name in a file of the family ``kind`` of what the rules call ``name``."""
+    if name.startswith("lm_head."):
+        return name.replace("lm_head.", "embed_out.") if kind == "gpt_neox" else name
+    return _PREFIXES.get(kind, "model.") + name

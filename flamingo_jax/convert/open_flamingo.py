@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.traverse_util as traverse
 
+from flamingo_jax.config import ViTConfig
 from flamingo_jax.convert import flamingo as whole
 from flamingo_jax.convert import vision
 from flamingo_jax.convert.language import ignored, language_rules
@@ -93,7 +94,12 @@ def _tower(config: Mapping[str, Any]):
     """(config of the encoder, its table, what stands before its names, names that are none of its)."""
     if "layers" not in config:
         return vision.vision_config(config), *vision.SPELLINGS[vision.spelling(config)]
-    with needing("OpenFlamingo's vision"):  # as we write it, in few words
+    return describe_tower(config), lambda ours: vision.open_clip_rules(ours, ""), "", ()
+
+
+def describe_tower(config: Mapping[str, Any]) -> ViTConfig:
+    """The CLIP tower of OpenFlamingo's "vision" as we write it, in few words."""
+    with needing("OpenFlamingo's vision"):
         tower = {
             "layers": config["layers"],
             "width": config["width"],
@@ -102,8 +108,7 @@ def _tower(config: Mapping[str, Any]):
             "head_width": config["width"] // config["heads"],
             "mlp_ratio": config.get("mlp_ratio", 4),
         }
-    described = {"embed_dim": 1, "quick_gelu": config.get("act") == "quick_gelu", "vision_cfg": tower}
-    return vision.open_clip(described), lambda ours: vision.open_clip_rules(ours, ""), "", ()
+    return vision.open_clip({"embed_dim": 1, "quick_gelu": config.get("act") == "quick_gelu", "vision_cfg": tower})
 
 
 def _every(file: pathlib.Path, checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:

@@ -43,6 +43,10 @@ class Pretrained:
         wide = any(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(self.weights))
         return jnp.dtype("float32" if wide else "bfloat16")
 
+    def here(self) -> Pretrained:
+        """The same with weights that can be read one by one on the host."""
+        return self if self.orbax is None else dataclasses.replace(self, weights=self.place(), orbax=None)
+
     def place(self, shardings: Any = None, dtype: str | None = None) -> dict:
         """The weights on devices: one sharding for all or a tree of them, None for the first device.
 

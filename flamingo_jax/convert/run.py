@@ -13,6 +13,7 @@ import flax.traverse_util as traverse
 import jax
 
 from flamingo_jax.convert import folder
+from flamingo_jax.convert.export import EXPORTS
 from flamingo_jax.convert.hub import fetch
 from flamingo_jax.convert.load import find
 from flamingo_jax.convert.pretrained import Pretrained
@@ -89,6 +90,9 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
     Raises ValueError when ``target`` holds something else.
     """
     path, address = pathlib.Path(target), _address(source, layout, dtype)
+    description, tensors = None, None
+    if layout in EXPORTS:
+        description, tensors = EXPORTS[layout][0](source.model.here())
     if _address_of(path) == address:
         return f"{target} holds this conversion already."
     origin = {"name": source.name, "commit": source.commit, "address": address}
@@ -96,9 +100,12 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
         if layout == "orbax":
             folder.write_orbax(draft, source.model, dtype)
         elif jax.process_index() == 0:
-            folder.write_safetensors(draft, folder.tensors(source.model, dtype), "model.safetensors")
+            file = EXPORTS[layout][1] if tensors else "model.safetensors"
+            tensors = tensors or folder.tensors(source.model)
+            cast = ((name, tensor.astype(dtype or tensor.dtype, copy=False)) for name, tensor in tensors)
+            folder.write_safetensors(draft, cast, file)
         if jax.process_index() == 0:
-            description = folder.describe(source.model, source=origin)
+            description = {**(description or folder.describe(source.model)), "source": origin}
             (draft / "config.json").write_text(json.dumps(description, indent=2))
             if (vocabulary := source.model.tokenizer()) is not None:
                 vocabulary.save(draft / "tokenizer.json")

@@ -53,8 +53,16 @@ class Stored:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    def __getitem__(self, where: int | slice | tuple) -> Stored:
-        """Some of the stacked layers."""
+    def __getitem__(self, where: int | slice | tuple) -> Stored | np.ndarray:
+        """Some of the stacked layers; read at once where one tensor holds them all, as in files of ours."""
+        if not self.tensors.ndim:
+            first = where[0] if isinstance(where, tuple) and where else where
+            rows = slice(first, first + 1) if isinstance(first, int) else first
+            if not isinstance(rows, slice):
+                return np.asarray(self)[where]
+            read = self.layer((), (rows, *(slice(None),) * (self.ndim - 1)))
+            rest = where[1:] if isinstance(where, tuple) else ()
+            return read[(0, *rest)] if isinstance(first, int) else read[(slice(None), *rest)]
         tensors = np.empty((), object)
         if isinstance(picked := self.tensors[where], np.ndarray):
             tensors = picked
@@ -62,8 +70,10 @@ class Stored:
             tensors[()] = picked
         return dataclasses.replace(self, tensors=tensors, numbers=np.asarray(self.numbers[where]))
 
-    def reshape(self, *shape: int) -> Stored:
+    def reshape(self, *shape: int) -> Stored | np.ndarray:
         """Other stacked axes; what a layer is stays."""
+        if not self.tensors.ndim:
+            return np.asarray(self).reshape(shape)
         lead = shape[: len(shape) - len(self.one)]
         return dataclasses.replace(self, tensors=self.tensors.reshape(lead), numbers=self.numbers.reshape(lead))
 
@@ -101,8 +111,8 @@ class Stored:
             split = next(k for k in range(len(self.one)) if math.prod(self.one[:k]) == rule.matrix(self.one)[0])
             axes = [(0, split), (split, len(self.one))]  # of ours that are the inputs, and the outputs
             axes = axes[::-1] if rule.op == "transpose" else axes
-        elif stored == self.one and len(stored) in (1, 2):
-            axes = [(i, i + 1) for i in range(len(stored))]
+        elif stored == self.one and stored:
+            axes = [(i, i + 1) for i in range(len(stored))][:2]
         else:
             return whole
         shape, rest = list(self.one), list(block)

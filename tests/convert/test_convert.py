@@ -52,6 +52,20 @@ def test_a_converted_model_is_a_source_too(tmp_path):
     chex.assert_trees_all_equal(back.variables, widened)
 
 
+def test_layers_of_a_folder_of_ours_are_read_one_by_one(tmp_path):
+    """They lie in one tensor there."""
+    convert(LLAMA, tmp_path / "out", "safetensors")
+    whole = flamingo_jax.load(LLAMA).variables["params"]["language"]["blocks"]
+    for name in (("mlp", "down", "kernel"), ("attention", "query", "kernel"), ("mlp_norm", "scale")):
+        leaf, expected = run.open_source(str(tmp_path / "out")).model.weights["language"]["blocks"], whole
+        for part in name:
+            leaf, expected = leaf[part], expected[part]
+        expected = np.asarray(expected)
+        for where in (1, (2,), (0, 3), slice(1, 3), (slice(0, 2), 1), ()):
+            np.testing.assert_array_equal(leaf[where], expected[where])
+        np.testing.assert_array_equal(leaf.reshape(1, *leaf.shape), expected[None])
+
+
 def test_shards_of_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "SHARD", 3000)
     convert(LLAMA, tmp_path / "out", "safetensors")
