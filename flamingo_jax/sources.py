@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -58,7 +59,26 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
         image_token=vocabulary.image,
         tokenizer=lambda: vocabulary,
         public={part: read_config(pathlib.Path(name)) for part, name in stage.parts.items() if "/" in name},
+        training=_training(config, workdir, name),
     )
+
+
+def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, Any]:
+    """What a model card tells of a stage: its steps, its datasets with their sizes, the evaluation's table."""
+    stage, datasets = config.stages[name], {}
+    for key, mix in stage.mixture.items():
+        manifest = workdir / "data" / key / "manifest.json"
+        counts = json.loads(manifest.read_text())["report"] if manifest.exists() else {}
+        datasets[key] = {
+            "format": config.datasets[key].format,
+            "documents": counts.get("documents", 0),
+            "media": counts.get("media", 0),
+            "batch": mix.batch_size,
+            "weight": mix.weight,
+        }
+    table = workdir / "evaluation" / "results.md"
+    evaluation = table.read_text() if table.exists() else ""
+    return {"stage": name, "steps": stage.steps, "datasets": datasets, "evaluation": evaluation}
 
 
 def _run_tokenizer(config: RunConfig, workdir: pathlib.Path):

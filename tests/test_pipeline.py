@@ -11,6 +11,7 @@ import pytest
 
 from flamingo_jax import config as configs
 from flamingo_jax import pipeline, sources
+from flamingo_jax.convert import run
 from flamingo_jax.convert.load import find
 from flamingo_jax.training import loop, sharding
 from flamingo_jax.training.objective import OBJECTIVES
@@ -42,6 +43,21 @@ def test_a_stage_starts_from_public_checkpoints(config, tmp_path):
     blocks = jax.tree.map(lambda leaf: leaf[:, 0], frozen["decoder"]["groups"]["language"]["blocks"])  # every=1
     chex.assert_trees_all_equal(jax.device_get(blocks), jax.tree.map(np.asarray, weights["language"]["blocks"]))
     loop.check_model(mesh, goal, config.datasets["m3w"].example)
+
+
+@pytest.mark.parametrize("layout", ["orbax", "safetensors"])
+def test_a_stage_starts_from_converted_checkpoints(config, tmp_path, layout):
+    parts = {"language": LANGUAGE, "vision": VISION}
+    for part, folder in parts.items():
+        run.convert(run.open_source(str(folder)), str(tmp_path / part), layout)
+    stage = config.stages["flamingo"]
+    converted = dataclasses.replace(stage, parts={part: str(tmp_path / part) for part in parts})
+    sources.check_folders("x", converted, config)
+    goal = OBJECTIVES["flamingo"](config.model, (1,), 0)
+    mesh = sharding.make_mesh(configs.MeshConfig(fsdp=2), jax.devices()[:2])
+    (_, expected), (_, frozen) = (pipeline._pretrained(one, config, tmp_path, goal, mesh) for one in (stage, converted))
+    chex.assert_trees_all_equal(jax.device_get(frozen), jax.device_get(expected))
+    assert jax.tree.map(lambda leaf: leaf.sharding, frozen) == jax.tree.map(lambda leaf: leaf.sharding, expected)
 
 
 def test_a_checkpoint_of_another_model_is_named(config, tmp_path):

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import time
 
+import chex
+import numpy as np
 import pytest
 
-from flamingo_jax import train
+import flamingo_jax
+from flamingo_jax import sources, train
+from flamingo_jax.convert import run as conversion
 from flamingo_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -79,6 +83,31 @@ def test_stored_weights_are_those_that_were_trained(finished):
     for stage in ("language", "contrastive", "flamingo"):
         path = json.loads((finished / stage / "result.json").read_text())["weights"]
         assert path == f"weights/{stage}-{checkpoint.content_hash(checkpoint.load_weights(finished, path))[:16]}"
+
+
+def test_a_finished_run_is_a_model(finished, tmp_path):
+    """As it is, and converted: the same weights, the tokenizer, a card with data and scores."""
+    model = flamingo_jax.load(finished)
+    conversion.convert(conversion.open_source(str(finished), find=sources.find), str(tmp_path / "out"))
+    converted = flamingo_jax.load(tmp_path / "out")
+    assert converted.config == model.config and converted.module == model.module
+    chex.assert_trees_all_equal(converted.variables, model.variables)
+    vocabulary = converted.tokenizer
+    assert (vocabulary.image, vocabulary.eoc) == (model.image_token, *model.module.new_tokens)
+    tokens = [[vocabulary.image, *vocabulary.encode("Output:")]]
+    images = np.zeros((1, 1, 48, 48, 3), np.uint8)
+    answers = [one.greedy(tokens, images=images, steps=3) for one in (model, converted)]
+    chex.assert_trees_all_equal(*answers)
+    assert isinstance(vocabulary.decode(answers[0][0]), str)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| m3w | html | 24 | " in card and "captions" in card and "| all | " in card
+    config = json.loads((finished / "config.json").read_text())
+    for words, layout in (("its vision encoder is a NFNetConfig", "idefics"), ("NFNetConfig", "open_flamingo")):
+        with pytest.raises(ValueError, match=words):
+            conversion.convert(conversion.open_source(str(finished), find=sources.find), str(tmp_path / "no"), layout)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is a run of which no stage is finished"):
+        flamingo_jax.load(tmp_path)
 
 
 def test_a_finished_run_does_nothing(finished):

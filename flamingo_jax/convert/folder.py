@@ -58,6 +58,7 @@ def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
         end_token=config.get("end_token"),
         tokenizer=lambda: load_tokenizer(path),
         public=config.get("public") or {},
+        training=config.get("training") or {},
     )
     if not orbax.exists():
         weights = plan([(Checkpoint(path), str)], [Rule(name, name) for name in shapes], shapes)
@@ -110,6 +111,7 @@ def describe(model: Pretrained, **more) -> dict[str, Any]:
         "image_token": model.image_token,
         "end_token": model.end_token,
         "public": dict(model.public),
+        "training": dict(model.training),
         **more,
     }
 

@@ -26,7 +26,7 @@ class Pretrained:
     arrays or, where ``orbax`` names the folder that holds it, of ``jax.ShapeDtypeStruct``.
     new_tokens: ids with rows of their own. image_token: id of ``<image>``; end_token: id that closes a document, where
     the family has such a rule. tokenizer: reads it; None where there is none. public: the public configs of the parts,
-    {"language", "vision"}, where they are known.
+    {"language", "vision"}, where they are known. training: what a run knows of it (``sources.finished``).
     """
 
     config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig
@@ -37,6 +37,7 @@ class Pretrained:
     orbax: pathlib.Path | None = None
     tokenizer: Callable[[], Tokenizer | None] = lambda: None
     public: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def dtype(self) -> jnp.dtype:
         """What to compute in: float32 when any weight is as wide, else bfloat16."""

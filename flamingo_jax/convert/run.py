@@ -12,7 +12,7 @@ from typing import Any
 import flax.traverse_util as traverse
 import jax
 
-from flamingo_jax.convert import folder
+from flamingo_jax.convert import card, folder
 from flamingo_jax.convert.export import EXPORTS
 from flamingo_jax.convert.hub import fetch
 from flamingo_jax.convert.load import find
@@ -107,6 +107,7 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
         if jax.process_index() == 0:
             description = {**(description or folder.describe(source.model)), "source": origin}
             (draft / "config.json").write_text(json.dumps(description, indent=2))
+            (draft / "README.md").write_text(card.render(source.model, path.name, layout))
             if (vocabulary := source.model.tokenizer()) is not None:
                 vocabulary.save(draft / "tokenizer.json")
     return f"{target}: {_size(path):,} bytes"

@@ -212,7 +212,7 @@ def put(weight: Stored, sharding: Sharding) -> jax.Array:
     out = _zeros(weight.shape, weight.dtype, sharding)
     for where in np.ndindex(weight.tensors.shape):
         out = _insert(out, _put_layer(weight, where, one), where)
-    return out
+    return jax.device_put(out, sharding)  # equivalent already; now also by name
 
 
 def _put_layer(weight: Stored, where: tuple[int, ...], sharding: Sharding) -> jax.Array:

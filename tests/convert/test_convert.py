@@ -40,6 +40,39 @@ def test_a_converted_model_is_the_model(case, layout, tmp_path):
     assert (tmp_path / "out" / "weights").exists() == (layout == "orbax")
 
 
+def check_variant(folder, tmp_path):
+    """A folder with shards, other types, .bin files or older names converts to what it is."""
+    if list(folder.glob("*.bin")):
+        pytest.importorskip("torch")
+    convert(folder, tmp_path / "out")
+    model, original = flamingo_jax.load(tmp_path / "out"), flamingo_jax.load(folder)
+    assert model.config == original.config
+    chex.assert_trees_all_equal(model.variables, original.variables)
+
+
+def test_variants_of_language_models(language_copy, tmp_path):
+    check_variant(language_copy, tmp_path)
+
+
+def test_variants_of_vision_encoders(vision_copy, tmp_path):
+    check_variant(vision_copy, tmp_path)
+
+
+def test_variants_of_idefics(idefics_copy, tmp_path):
+    check_variant(idefics_copy, tmp_path)
+
+
+def test_older_spellings_of_configs(language_legacy, tmp_path):
+    for file in language_legacy.glob("*"):
+        if file.is_file() and file.name != "config.json":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").symlink_to(language_legacy / "config_legacy.json")
+    convert(tmp_path, tmp_path / "out", "safetensors")
+    model, original = flamingo_jax.load(tmp_path / "out"), flamingo_jax.load(language_legacy)
+    assert model.config == original.config
+    chex.assert_trees_all_equal(model.variables, original.variables)
+
+
 def test_a_converted_model_is_a_source_too(tmp_path):
     """Another type, another layout."""
     convert(LLAMA, tmp_path / "a", "orbax", "bfloat16")
