@@ -93,20 +93,22 @@ def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _open_safetensors(file: pathlib.Path):
-    for name, (kind, shape) in _header(file).items():
-        yield name, shape, kind, lambda *block, name=name: _read_safetensors(file, name, block)
+    for name, (kind, shape, start) in _header(file).items():
+        yield name, shape, kind, lambda *block, at=(kind, shape, start): _read(file, *at, block)
 
 
-def _read_safetensors(file: pathlib.Path, name: str, block: tuple[slice, ...]) -> np.ndarray:
-    # Opened anew for every tensor: pages of a mapped file count as memory of this process until it is closed.
-    with safe_open(file, framework="np") as handle:
-        if all(part == slice(None) for part in block):
-            return handle.get_tensor(name)
-        return handle.get_slice(name)[block]
+def _read(file: pathlib.Path, kind: np.dtype, shape: tuple[int, ...], start: int, block: tuple[slice, ...]):
+    """A block of a tensor in its file; whole rows are read. Not mapped: that counts as memory, and is slower."""
+    if not block:
+        return np.fromfile(file, kind, math.prod(shape), offset=start).reshape(shape)
+    first, last, _ = block[0].indices(shape[0])
+    row = math.prod(shape[1:])
+    rows = np.fromfile(file, kind, (last - first) * row, offset=start + first * row * kind.itemsize)
+    return rows.reshape(last - first, *shape[1:])[(slice(None), *block[1:])]
 
 
-def _header(file: pathlib.Path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """{name: (type, shape)} of a .safetensors file. ValueError naming what does not fit, and of which tensor."""
+def _header(file: pathlib.Path) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+    """{name: (type, shape, first byte)} of a .safetensors file. ValueError naming the tensor that does not fit."""
     size = file.stat().st_size
     with file.open("rb") as handle:
         start = handle.read(8)
@@ -132,7 +134,7 @@ def _header(file: pathlib.Path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
             )
         if 8 + length + stop > size:
             raise ValueError(f"{file} is no whole .safetensors file: it ends before {name} does.")
-        out[name] = kind, shape
+        out[name] = kind, shape, 8 + length + begin
     try:
         with safe_open(file, framework="np"):  # the library's own checks: no gaps, no overlaps
             return out

@@ -35,6 +35,20 @@ class Rule:
         return math.prod(shape[:split]), math.prod(shape[split:])
 
 
+def bits(w: np.ndarray) -> np.ndarray:
+    """The same numbers as whole ones: numpy copies types that it does not know, like bfloat16, one by one."""
+    return w.view(f"u{w.dtype.itemsize}")
+
+
+def _transposed(w: np.ndarray) -> np.ndarray:
+    """A transposed copy of a matrix: a stripe at a time, which is several times as fast as all at once."""
+    given = bits(w)
+    out = np.empty(w.shape[::-1], given.dtype)
+    for i in range(0, len(w), 128):
+        out[:, i : i + 128] = given[i : i + 128].T
+    return out.view(w.dtype)
+
+
 def _read_interleaved(w, shape: tuple[int, ...], rule: Rule):
     heads, size = shape[-2:]
     w = w.reshape(heads, 3, size, *w.shape[1:])[:, rule.part]
@@ -57,8 +71,8 @@ OPS: dict[str, tuple[Callable, Callable]] = {
     ),
     # a kernel as a matrix (out, in)
     "transpose": (
-        lambda w, shape, rule: w.T.reshape(shape),
-        lambda w, rule: w.reshape(rule.matrix(w.shape)).T,
+        lambda w, shape, rule: _transposed(w).reshape(shape),
+        lambda w, rule: _transposed(w.reshape(rule.matrix(w.shape))),
     ),
     # OIHW, ours HWIO or (H W I), O
     "conv": (lambda w, shape, rule: w.transpose(2, 3, 1, 0).reshape(shape), _write_conv),

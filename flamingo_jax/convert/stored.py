@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from flamingo_jax.convert.reader import Checkpoint
-from flamingo_jax.convert.rules import OPS, Rule, chosen, needed, sources
+from flamingo_jax.convert.rules import OPS, Rule, bits, chosen, needed, sources
 
 # Tensors that are no weights: buffers that older libraries stored, and what follows from a config.
 BUFFERS = (
@@ -89,41 +89,42 @@ class Stored:
 
     def layer(self, where: tuple[int, ...] = (), block: tuple[slice, ...] | None = None) -> np.ndarray:
         """One layer or, of it, the block that a slice per axis cuts out, in the type that it is read as."""
+        rest = list(_bounds(block or (slice(None),) * len(self.one), self.one))
+        shape, spans = list(self.one), list(_bounds((slice(None),) * 2, (*self._taken(where), 1, 1)[:2]))
+        for side, (first, unit) in enumerate(self.sides(where)):
+            if first is not None:
+                cut = rest[first]
+                spans[side] = slice(cut.start * unit, cut.stop * unit)
+                shape[first], rest[first] = cut.stop - cut.start, slice(None)
+        if self.rule.cut:
+            axis, start, _ = self.rule.cut
+            spans[axis] = slice(spans[axis].start + start, spans[axis].stop + start)
         checkpoint, name = self.tensors[where]
-        block = tuple(
-            slice(*s.indices(n)[:2]) for s, n in zip(block or (slice(None),) * len(self.one), self.one, strict=True)
-        )
-        rows, columns, shape, rest = self._locate(checkpoint.shapes[name], block)
-        tensor = OPS[self.rule.op][0](checkpoint.get(name, rows, columns), shape, self.rule)[rest]
+        tensor = OPS[self.rule.op][0](checkpoint.get(name, *spans), tuple(shape), self.rule)[tuple(rest)]
         if self.rule.falling:
             tensor = tensor / tensor.dtype.type(self.numbers[where] + 1)
         return tensor.astype(self.dtype, copy=False)
 
-    def _locate(self, stored: tuple[int, ...], block: tuple[slice, ...]):
-        """(rows and columns of the file to read for ``block``, our shape of them, what to take of that)."""
-        spans = [slice(0, n) for n in stored[:2]] + [slice(None)] * 2
-        if self.rule.cut:
-            axis, start, stop = self.rule.cut
-            spans[axis] = slice(start, stop)
-        rule, whole = self.rule, (*spans[:2], self.one, block)
+    def sides(self, where: tuple[int, ...]) -> tuple[tuple[int | None, int], ...]:
+        """For rows and columns of a layer's tensor: the axis of ours that they begin with, and how many there are per
+        entry of it. Empty where the tensor is no matrix, nor as ours is."""
+        stored, one, rule = self._taken(where), self.one, self.rule
         kernel = rule.op == "transpose" or rule.op == "copy" and rule.target.endswith("kernel")
         if len(stored) == 2 and kernel:
-            split = next(k for k in range(len(self.one)) if math.prod(self.one[:k]) == rule.matrix(self.one)[0])
-            axes = [(0, split), (split, len(self.one))]  # of ours that are the inputs, and the outputs
+            split = next(k for k in range(len(one)) if math.prod(one[:k]) == rule.matrix(one)[0])
+            axes = [(0, split), (split, len(one))]  # of ours that are the inputs, and the outputs
             axes = axes[::-1] if rule.op == "transpose" else axes
-        elif stored == self.one and stored:
-            axes = [(i, i + 1) for i in range(len(stored))][:2]
-        else:
-            return whole
-        shape, rest = list(self.one), list(block)
-        for side, (first, last) in enumerate(axes):
-            if first == last:
-                continue
-            unit = math.prod(self.one[first + 1 : last])  # rows per entry of our first axis
-            cut, base = block[first], spans[side].start
-            spans[side] = slice(base + cut.start * unit, base + cut.stop * unit)
-            shape[first], rest[first] = cut.stop - cut.start, slice(None)
-        return spans[0], spans[1], tuple(shape), tuple(rest)
+            return tuple((a, math.prod(one[a + 1 : b])) if a < b else (None, 1) for a, b in axes)
+        return tuple((i, 1) for i in range(len(one))[:2]) if stored == one else ()
+
+    def _taken(self, where: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what the rule takes of a layer's tensor."""
+        checkpoint, name = self.tensors[where]
+        shape = checkpoint.shapes[name]
+        if not self.rule.cut:
+            return shape
+        axis, start, stop = self.rule.cut
+        return (*shape[:axis], stop - start, *shape[axis + 1 :])
 
 
 def plan(
@@ -199,35 +200,37 @@ def put(weight: Stored, sharding: Sharding) -> jax.Array:
 
     The stacked axes must not be split.
     """
-    lead = weight.tensors.ndim
+    lead, mesh = weight.tensors.ndim, isinstance(sharding, NamedSharding)
+    spec = (*sharding.spec, *(None,) * weight.ndim)[: weight.ndim] if mesh else (None,) * weight.ndim
+    if any(spec[:lead]):
+        raise ValueError(f"The layers of {weight.rule.target} cannot be split over devices: {sharding.spec}.")
+
+    def place(*axes):
+        return NamedSharding(sharding.mesh, PartitionSpec(*axes)) if mesh else sharding
+
     if not lead:
-        return _put_layer(weight, (), sharding)
-    if isinstance(sharding, NamedSharding):
-        spec = (*sharding.spec, *(None,) * (weight.ndim - len(sharding.spec)))
-        if any(spec[:lead]):
-            raise ValueError(f"The layers of {weight.rule.target} cannot be split over devices: {sharding.spec}.")
-        one = NamedSharding(sharding.mesh, PartitionSpec(*spec[lead:]))
-    else:
-        one = sharding
+        return jax.device_put(_cut(weight.one, place(*spec), lambda block: weight.layer((), block)), sharding)
     out = _zeros(weight.shape, weight.dtype, sharding)
     for where in np.ndindex(weight.tensors.shape):
-        out = _insert(out, _put_layer(weight, where, one), where)
+        layer = _cut(weight.one, place(*spec[lead:]), lambda block, where=where: weight.layer(where, block))
+        out = _insert(out, layer, where, sharding)
     return jax.device_put(out, sharding)  # equivalent already; now also by name
 
 
-def _put_layer(weight: Stored, where: tuple[int, ...], sharding: Sharding) -> jax.Array:
-    """One layer: the part of it that this process needs is read once, and cut among its devices."""
-    indices = sharding.addressable_devices_indices_map(weight.one)
-    blocks = {device: _bounds(index, weight.one) for device, index in indices.items()}
+def _cut(shape: tuple[int, ...], sharding: Sharding, read: Callable) -> jax.Array:
+    """An array on devices: the part of it that this process needs is read once, and cut among its devices."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    blocks = {device: _bounds(index, shape) for device, index in indices.items()}
     axes = list(zip(*blocks.values(), strict=True))
     hull = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes)
-    read = weight.layer(where, hull)
+    whole = read(hull)
 
     def cut(block):
-        return read[tuple(slice(s.start - h.start, s.stop - h.start) for s, h in zip(block, hull, strict=True))]
+        part = whole[tuple(slice(s.start - h.start, s.stop - h.start) for s, h in zip(block, hull, strict=True))]
+        return np.ascontiguousarray(bits(part)).view(part.dtype).reshape(part.shape)
 
     parts = [jax.device_put(cut(block), device) for device, block in blocks.items()]
-    return jax.make_array_from_single_device_arrays(weight.one, sharding, parts)
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -240,6 +243,9 @@ def _zeros(shape, dtype, sharding):
     return jax.lax.with_sharding_constraint(jnp.zeros(shape, dtype), sharding)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _insert(whole, layer, where):
-    return jax.lax.dynamic_update_slice(whole, layer[(None,) * len(where)], (*where, *(0,) * layer.ndim))
+@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+def _insert(whole, layer, where, sharding):
+    """One layer into its place."""
+    start = (*where, *(0,) * layer.ndim)
+    whole = jax.lax.dynamic_update_slice(whole, layer[(None,) * len(where)], start)
+    return jax.lax.with_sharding_constraint(whole, sharding)

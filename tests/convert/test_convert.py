@@ -103,7 +103,7 @@ def test_shards_of_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "SHARD", 3000)
     convert(LLAMA, tmp_path / "out", "safetensors")
     files = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert "model-00001-of-" in files[1] and "model.safetensors.index.json" in files
+    assert any(name.startswith("model-00001-of-") for name in files) and "model.safetensors.index.json" in files
     chex.assert_trees_all_equal(flamingo_jax.load(tmp_path / "out").variables, flamingo_jax.load(LLAMA).variables)
 
 
@@ -136,11 +136,12 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
-@pytest.mark.parametrize("file", ["config.json", "state/_METADATA", "state/manifest.ocdbt", "state/d/*"])
+@pytest.mark.parametrize("file", ["config.json", "state/_METADATA", "zarr.json", "0"])
 def test_a_damaged_folder_of_ours_is_named(tmp_path, file):
     convert(LLAMA, tmp_path / "out")
     for damaged in (tmp_path / "out").rglob(file):
-        damaged.write_bytes(b"{")
+        if damaged.is_file():
+            damaged.write_bytes(b"{")
     with pytest.raises(ValueError, match=str(tmp_path / "out")):
         flamingo_jax.load(tmp_path / "out")
 
