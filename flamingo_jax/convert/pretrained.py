@@ -14,7 +14,8 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
-from flamingo_jax.convert.stored import Stored, put
+from flamingo_jax.convert.place import put
+from flamingo_jax.convert.stored import Stored
 from flamingo_jax.data.tokenizer import Tokenizer
 
 

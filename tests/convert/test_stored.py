@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flamingo_jax.convert import vision
+from flamingo_jax.convert import place, vision
 from flamingo_jax.convert.language import language_rules
 from flamingo_jax.convert.load import find
 from flamingo_jax.convert.public import read_config
@@ -67,10 +67,18 @@ def test_weights_without_a_public_name_are_listed(language_folder):
         list(write(rules, flat(found.weights) | {"a/b": np.zeros(2), "c": np.zeros(2)}))
 
 
-@pytest.mark.parametrize("ways", [2, 4])
-def test_a_mesh_holds_the_same_weights(language_folder, ways):
-    """Split along every axis that divides, one after another; layers are never split."""
+@pytest.mark.parametrize("ways, device", [(2, "cpu"), (4, "cpu"), (2, "tpu")])
+def test_a_mesh_holds_the_same_weights(language_folder, ways, device, monkeypatch):
+    """Split along every axis that divides, one after another; layers are never split. As a host's own memory is filled,
+    and as accelerators are."""
     found = find(language_folder)
+    if device == "tpu":
+
+        def stream(weight, sharding):
+            one = PartitionSpec(*sharding.spec[weight.tensors.ndim :])
+            return place._stream(weight, sharding, NamedSharding(sharding.mesh, one))
+
+        monkeypatch.setattr(place, "_fill", stream)
     mesh = jax.make_mesh((ways,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:ways])
     expected = flat(jax.tree.map(np.asarray, found.weights))
     for turn in range(3):
