@@ -28,6 +28,7 @@ LANGUAGE = flags.DEFINE_string("language", None, "Of OpenFlamingo's checkpoint.p
 VISION = flags.DEFINE_string("vision", None, "Of OpenFlamingo's checkpoint.pt: its CLIP tower's folder.")
 EVERY = flags.DEFINE_integer("cross_attn_every_n_layers", None, "Of OpenFlamingo's checkpoint.pt, to be checked.")
 EOC = flags.DEFINE_integer("eoc_token_id", None, "Of OpenFlamingo's checkpoint.pt: the id of <|endofchunk|>.")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "On every host of a pod: convert together, each its own part.")
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 
 
@@ -37,9 +38,13 @@ def main(argv: list[str]) -> None:
     if not SOURCE.value or not (TARGET.value or DRY_RUN.value):
         sys.exit("flamingo_jax.convert: Give --source=DIR_OR_HUB_ID and --target=DIR, or --dry_run to see the plan.")
     logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
+    import jax
+
     from flamingo_jax import sources
     from flamingo_jax.convert import run
 
+    if MULTIHOST.value:
+        jax.distributed.initialize()
     parts = {"language": LANGUAGE.value, "vision": VISION.value, "every": EVERY.value, "eoc": EOC.value}
     try:
         source = run.open_source(SOURCE.value, REVISION.value, parts, sources.find)
