@@ -4,12 +4,16 @@ import json
 import pathlib
 
 import chex
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import flamingo_jax
 from flamingo_jax.convert import run
+from flamingo_jax.convert.export import to_open_flamingo
+from flamingo_jax.convert.load import find
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TRAINED = ("perceiver.", ".gated_cross_attn_layer.", ".wte.", ".embed_in.", ".embed_out.")
 
 
@@ -136,3 +140,64 @@ def test_what_is_missing_or_wrong_is_said(released, tmp_path):
     with pytest.raises(ValueError, match="has no checkpoint; looked for params.safetensors, checkpoint.pt"):
         flamingo_jax.load(tmp_path)
     assert pathlib.Path(language).exists()
+
+
+# The public families that releases are built on: golden case, what stands before the number of a block, the tables.
+FAMILIES = {
+    "mosaic_gpt": ("transformer.blocks", ["transformer.wte"]),  # 3B
+    "gpt_neox_odd": ("gpt_neox.layers", ["gpt_neox.embed_in", "embed_out"]),  # 4B, Pythia
+    "mpt_clip": ("transformer.blocks", ["transformer.wte"]),  # 9B
+    "llama_yarn": ("model.layers", ["model.embed_tokens"]),  # 9B of the first version: its head was not trained
+    "opt_plain": ("model.decoder.layers", ["model.decoder.embed_tokens"]),
+    "gptj": ("transformer.h", ["transformer.wte"]),
+}
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_key_sets_of_the_releases(tmp_path, family, every):
+    """Names and shapes as the project saves them (its own save rule)."""
+    language, vision = GOLDEN / "language" / family, GOLDEN / "vision" / "clip_vision_gelu"
+    blocks, tables = FAMILIES[family]
+    base = find(language).config
+    width, seen, depth = base.width, find(vision).config.width, base.depth - base.depth % every
+    rng = np.random.default_rng(0)
+    rows = base.vocab_size + 3
+    shapes = {"perceiver.latents": (64, seen), "perceiver.norm.weight": (seen,), "perceiver.norm.bias": (seen,)}
+    for j in range(6):
+        at = f"perceiver.layers.{j}."
+        shapes |= {f"{at}0.{n}.{k}": (seen,) for n in ("norm_media", "norm_latents") for k in ("weight", "bias")}
+        shapes |= {f"{at}0.to_q.weight": (512, seen), f"{at}0.to_kv.weight": (1024, seen)}
+        shapes |= {f"{at}0.to_out.weight": (seen, 512), f"{at}1.0.weight": (seen,), f"{at}1.0.bias": (seen,)}
+        shapes |= {f"{at}1.1.weight": (4 * seen, seen), f"{at}1.3.weight": (seen, 4 * seen)}
+    for i in range(every - 1, depth, every):
+        at = f"lang_encoder.{blocks}.{i}.gated_cross_attn_layer."
+        shapes |= {f"{at}attn_gate": (1,), f"{at}ff_gate": (1,)}
+        shapes |= {f"{at}{n}.{k}": (width,) for n in ("attn.norm", "ff.0") for k in ("weight", "bias")}
+        shapes |= {f"{at}attn.to_q.weight": (512, width), f"{at}attn.to_kv.weight": (1024, seen)}
+        shapes |= {f"{at}attn.to_out.weight": (width, 512)}
+        shapes |= {f"{at}ff.1.weight": (4 * width, width), f"{at}ff.3.weight": (width, 4 * width)}
+    shapes |= {f"lang_encoder.{name}.weight": (rows, base.embedding_width) for name in tables}
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    heads = [] if base.tied or len(tables) == 2 else ["lm_head.weight", *(["lm_head.bias"] if base.head_bias else [])]
+    for name in heads:  # an untied head is resized too, and stands in the file where embeddings were frozen
+        shape = (rows, width) if name.endswith("weight") else (rows,)
+        tensors[f"lang_encoder.{name}"] = rng.standard_normal(shape).astype(np.float32)
+    save_file(tensors, tmp_path / "params.safetensors")
+    config = {"lm": str(language), "vision": str(vision), "cross_attn_every_n_layers": every}
+    config |= {"eoc_token_id": rows - 3, "media_token_id": rows - 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = find(tmp_path)
+    assert model.config.gated.groups(base.depth)[1:] != (0, 0) and model.config.gated.every == every
+    table = tensors[f"lang_encoder.{tables[0]}.weight"]
+    new = np.asarray(model.weights["params"]["decoder"]["new_rows"])
+    np.testing.assert_array_equal(new, table[rows - 3 : rows - 1])
+    # Written again they have the same names: all that was trained, beside the public parts.
+    written = dict(to_open_flamingo(model)[1])
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name], tensor, err_msg=name)
+    public = load_file(language / "model.safetensors")
+    wrapped = {name for name in written if ".decoder_layer." in name}
+    assert {name.replace(".decoder_layer.", ".").removeprefix("lang_encoder.") for name in wrapped} == {
+        name for name in public if f"{blocks}." in name and "inv_freq" not in name and ".attn.bias" not in name
+    }
