@@ -284,6 +284,9 @@ def _pad(rows: Sequence[Sequence[Any]]) -> np.ndarray | None:
     return out
 
 
+_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "int8": "bfloat16"}  # of weights -> what is computed in
+
+
 def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
     """The model of a folder: a public language model, vision encoder, IDEFICS or OpenFlamingo, or a folder of ours.
 
@@ -292,17 +295,18 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
             ``open_clip_config.json``) and weights as public libraries write it, or its hub id. OpenFlamingo's has
             ``params.safetensors`` or ``checkpoint.pt``, and a ``config.json`` with "lm", "vision",
             "cross_attn_every_n_layers", "eoc_token_id" and "media_token_id" (``convert/open_flamingo.py``).
-        dtype: of weights; None for the file's. Models of float32 (or float64) weights compute in float32, others, of
-            float16 too, in bfloat16.
+        dtype: of weights, float32 | bfloat16 | int8 (matrices of the frozen parts, with a step for every output, the
+            rest in bfloat16); None for the file's. Models of float32 (or float64) weights compute in float32, others,
+            of float16 too, in bfloat16.
 
     Raises:
         ValueError: when there is nothing to load, the family or one of its options is not implemented, or config and
             weights do not fit each other (all that is missing, left over or of a wrong shape is listed).
     """
-    if dtype not in (None, "float32", "bfloat16"):
-        raise ValueError(f"dtype={dtype!r} is unknown; {suggest(dtype, ('float32', 'bfloat16'))}.")
+    if dtype not in (None, *_DTYPES):
+        raise ValueError(f"dtype={dtype!r} is unknown; {suggest(dtype, _DTYPES)}.")
     found = find(fetch(str(source))[0])
-    compute = jnp.dtype(dtype) if dtype else found.dtype()
+    compute = jnp.dtype(_DTYPES[dtype]) if dtype else found.dtype()
     variables, ours = found.place(dtype=dtype), found.config
     if isinstance(ours, ModelConfig):
         ours = dataclasses.replace(ours, dtype=str(compute))

@@ -21,7 +21,9 @@ EXPORT = flags.DEFINE_enum(
     ["orbax", "safetensors", "open_flamingo", "idefics"],
     "What to write: for this package, in Orbax or in safetensors; or what others read, where the architecture fits.",
 )
-DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Type of the weights; the source's if not given.")
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16", "int8"], "Type of the weights; the source's if not given."
+)
 REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of a hub id; the newest commit if not given.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the plan; read and write no weights.")
 LANGUAGE = flags.DEFINE_string("language", None, "Of OpenFlamingo's checkpoint.pt: its language model's folder.")

@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 
 from flamingo_jax import config as configs
 from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert.pretrained import Pretrained
+from flamingo_jax.convert.pretrained import Pretrained, from_plain, to_plain
 from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import Rule
 from flamingo_jax.convert.shapes import decoder_shapes, encoder_shapes
@@ -63,7 +63,8 @@ def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     if not orbax.exists():
         weights = plan([(Checkpoint(path), str)], [Rule(name, name) for name in shapes], shapes)
         return dataclasses.replace(found, weights=traverse.unflatten_dict(weights, sep="/"))
-    stored = traverse.flatten_dict(_metadata(orbax), sep="/")
+    tree = from_plain(_metadata(orbax))
+    stored = traverse.flatten_dict(tree, sep="/")
     there = {name: tuple(leaf.shape) for name, leaf in stored.items()}
     wrong = [
         f"{name}: {there.get(name, 'nothing')} there, {shapes.get(name, 'nothing')} in the model"
@@ -72,8 +73,8 @@ def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     ]
     if wrong:
         raise ValueError(f"{orbax} does not fit the model that config.json describes:\n  " + "\n  ".join(wrong))
-    abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
-    return dataclasses.replace(found, weights=traverse.unflatten_dict(abstract, sep="/"), orbax=orbax)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return dataclasses.replace(found, weights=abstract, orbax=orbax)
 
 
 def _metadata(orbax: pathlib.Path) -> dict:
@@ -152,7 +153,7 @@ def write_orbax(draft: pathlib.Path, model: Pretrained, dtype: str | None) -> No
     context.array.saving.use_compression = False  # weights are noise: it takes five times as long and gains a fifth
     context.array.saving.use_ocdbt = False  # a file per array and device, written twice as fast
     with context:
-        ocp.save(draft / WEIGHTS, model.place(places, dtype))
+        ocp.save(draft / WEIGHTS, to_plain(model.place(places, dtype)))
 
 
 def spread(weights: Any, devices: list) -> Any:

@@ -17,6 +17,7 @@ from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTCon
 from flamingo_jax.convert.place import put
 from flamingo_jax.convert.stored import Stored
 from flamingo_jax.data.tokenizer import Tokenizer
+from flamingo_jax.models.int8 import Int8, inputs_of, is_int8, quantise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,40 +42,82 @@ class Pretrained:
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def dtype(self) -> jnp.dtype:
-        """What to compute in: float32 when any weight is as wide, else bfloat16."""
-        wide = any(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(self.weights))
-        return jnp.dtype("float32" if wide else "bfloat16")
+        """What to compute in: float32 when any weight is as wide and none has 8 bits, else bfloat16."""
+        widths = {leaf.dtype.itemsize for leaf in jax.tree.leaves(self.weights, is_leaf=is_int8)}
+        return jnp.dtype("float32" if max(widths) >= 4 and 1 not in widths else "bfloat16")
 
     def here(self) -> Pretrained:
         """The same with weights that can be read one by one on the host."""
-        return self if self.orbax is None else dataclasses.replace(self, weights=self.place(), orbax=None)
+        if self.orbax is None:
+            return self
+        has_int8 = any(map(is_int8, jax.tree.leaves(self.weights, is_leaf=is_int8)))
+        return dataclasses.replace(self, weights=self.place(dtype="bfloat16" if has_int8 else None), orbax=None)
 
     def place(self, shardings: Any = None, dtype: str | None = None) -> dict:
         """The weights on devices: one sharding for all or a tree of them, None for the first device.
 
-        dtype: of all weights; None for that of the files. One weight's layer at most is in memory beside the result.
-        Raises ValueError for damaged files.
+        dtype: of all weights; None for that of the files; "int8" for the matrices of what is not the bridge, whose
+        other weights become bfloat16. One weight's layer at most is in memory beside the result, with "int8" one
+        weight. Raises ValueError for damaged files.
         """
         if shardings is None:
             shardings = SingleDeviceSharding(jax.devices()[0])
         if not isinstance(shardings, Mapping):
             shardings = jax.tree.map(lambda _: shardings, self.weights)
-        if self.orbax:
-            abstract = jax.tree.map(
-                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=place),
-                self.weights,
-                shardings,
+        if self.orbax is None:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, leaf, place: self._put(path, leaf, place, dtype), self.weights, shardings
             )
-            try:
-                return ocp.load(self.orbax, abstract)
-            except Exception as error:  # the library raises many kinds, with the whole tree in the message
-                raise ValueError(f"{self.orbax} cannot be read, it is damaged ({type(error).__name__}).") from error
-        return jax.tree.map(lambda leaf, place: put_leaf(leaf, place, dtype), self.weights, shardings)
+        abstract = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), self.weights, shardings
+        )
+        try:
+            loaded = from_plain(ocp.load(self.orbax, to_plain(abstract)))
+        except Exception as error:  # the library raises many kinds, with the whole tree in the message
+            raise ValueError(f"{self.orbax} cannot be read, it is damaged ({type(error).__name__}).") from error
+        if dtype is None:
+            return loaded
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self._put(path, leaf, getattr(leaf, "sharding", None), dtype), loaded, is_leaf=is_int8
+        )
+
+    def _put(self, path, leaf: Any, sharding: Sharding, dtype: str | None) -> jax.Array | Int8:
+        if dtype != "int8":
+            return put_leaf(leaf, sharding, dtype)
+        if is_int8(leaf):
+            return leaf
+        names = [entry.key for entry in path]
+        if isinstance(self.config, ModelConfig) and names[0] == "params":
+            return put_leaf(leaf, sharding)
+        inputs = inputs_of(names, len(leaf.shape))
+        return quantise(put_leaf(leaf, sharding), inputs) if inputs else put_leaf(leaf, sharding, "bfloat16")
+
+
+_VALUES, _STEPS = "int8", "int8_step"  # how a folder names the two arrays of an ``Int8``
+
+
+def to_plain(tree: Any) -> Any:
+    """The tree with dictionaries in the place of every ``Int8``, as it is stored."""
+    return jax.tree.map(
+        lambda leaf: {_VALUES: leaf.values, _STEPS: leaf.steps} if is_int8(leaf) else leaf, tree, is_leaf=is_int8
+    )
+
+
+def from_plain(tree: Any) -> Any:
+    """The inverse of ``to_plain``."""
+    if not isinstance(tree, Mapping):
+        return tree
+    if tree.keys() == {_VALUES, _STEPS}:
+        return Int8(tree[_VALUES], tree[_STEPS])
+    return {name: from_plain(part) for name, part in tree.items()}
 
 
 def put_leaf(leaf: Any, sharding: Sharding, dtype: str | None = None) -> jax.Array:
     """One weight on devices, ``Stored`` or an array, as ``dtype`` (None: as it is)."""
     if isinstance(leaf, Stored):
         return put(leaf.astype(dtype or leaf.dtype), sharding)
+    if is_int8(leaf):
+        leaf = leaf.astype(dtype or jnp.bfloat16)
+        return jax.device_put(leaf, sharding or leaf.sharding)
     leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     return jax.device_put(leaf.astype(dtype or leaf.dtype), sharding)

@@ -89,6 +89,8 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
 
     Raises ValueError when ``target`` holds something else.
     """
+    if dtype == "int8" and layout != "orbax":
+        raise ValueError(f"int8 is a type of our own folders in Orbax; --export={layout} needs float32 or bfloat16.")
     path, address = pathlib.Path(target), _address(source, layout, dtype)
     description, tensors = None, None
     if layout in EXPORTS:
