@@ -78,7 +78,9 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
         }
     table = workdir / "evaluation" / "results.md"
     evaluation = table.read_text() if table.exists() else ""
-    return {"stage": name, "steps": stage.steps, "datasets": datasets, "evaluation": evaluation}
+    weights = checkpoint.result_weights(workdir, name), json.loads((workdir / name / "inputs.json").read_text())
+    about = {"stage": name, "steps": stage.steps, "datasets": datasets, "evaluation": evaluation}
+    return about | {"weights": weights[0], "parts": weights[1]}
 
 
 def _run_tokenizer(config: RunConfig, workdir: pathlib.Path):

@@ -45,12 +45,12 @@ def _summary(model: Pretrained) -> str:
     if not isinstance(config, ModelConfig):
         what = "language model" if isinstance(config, LanguageConfig) else "vision encoder"
         return f"A {what} in the layout of flamingo_jax."
-    every = f"every {config.gated.every}th" if config.gated.every > 1 else "every"
+    every = f"one of {config.gated.every} blocks" if config.gated.every > 1 else "every block"
     names = [f"{part} ({public['model_type']})" for part, public in model.public.items() if "model_type" in public]
     return (
         "A visual language model that learns a task from a few examples in its prompt, of the kind of Flamingo "
         "([Alayrac et al. 2022](https://arxiv.org/abs/2204.14198)): a vision encoder and a language model, bridged by "
-        f"{'a resampler and ' if config.resampler else ''}gated cross-attention before {every} language block."
+        f"{'a resampler and ' if config.resampler else ''}gated cross-attention before {every} of the latter."
         + (f" Public parts: {', '.join(names)}." if names else "")
     )
 

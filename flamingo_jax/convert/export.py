@@ -20,7 +20,7 @@ from flamingo_jax.convert.rules import write
 from flamingo_jax.convert.vision import open_clip_rules
 
 # Options that say how a model is used or trained, not what it is.
-_FREE = ("dtype", "remat", "frozen", "media", "text_tower", "gate_init", "resize", "mean", "std", "max_positions")
+_FREE = ("dtype", "remat", "frozen", "media", "text_tower", "gate_init", "resize", "max_positions")
 _PUBLIC_ACTIVATION = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
 
 
@@ -154,11 +154,14 @@ def to_idefics(model: Pretrained) -> tuple[dict[str, Any], Iterator[tuple[str, n
             "resampler_n_latents": resampler.latents,
             "qk_layer_norms_perceiver": resampler.qk_norm == "head",
         }
-    _refuse("IDEFICS", whole.idefics_config(description), config)
+    described = whole.idefics_config(description)
+    pixels = {"mean": vision.mean, "std": vision.std}  # which stand in a file of their own
+    described = dataclasses.replace(described, vision=dataclasses.replace(described.vision, **pixels))
+    _refuse("IDEFICS", described, config)
     rules, _ = language_rules({"model_type": "llama"}, language)
 
     def tensors():
-        for name, tensor in write(whole.idefics_rules(rules, config), _parts(model)):
+        for name, tensor in write(whole.idefics_rules(rules, config), _parts(model.here())):
             yield name if name.startswith("lm_head.") else f"model.{name}", tensor
         for name, fill in (("weight", np.ones), ("bias", np.zeros)):  # of an output that IDEFICS does not use
             yield f"model.vision_model.post_layernorm.{name}", fill(vision.width, np.float32)
@@ -205,14 +208,19 @@ def to_open_flamingo(model: Pretrained) -> tuple[dict[str, Any], Iterator[tuple[
         "media_token_id": new[1],
     }
     rules, _ = language_rules(public, language)
-    parts = _parts(model)
-    for ours, rows in (("table", "new_rows"), ("head", "new_head_rows")):
-        path = f"language/embedding/{ours}"
-        if path in parts:
-            parts[path] = _with_rows(parts[path], parts.pop(rows), new[0], count)
     names = whole.open_flamingo_rules(rules, open_clip_rules(tower, ""), config, new[:2])
     rename = _open_flamingo_name(public["model_type"], whole.blocks(rules))
-    return description, ((rename(name), tensor) for name, tensor in write(names, parts))
+
+    def tensors():
+        parts = _parts(model.here())
+        for ours, rows in (("table", "new_rows"), ("head", "new_head_rows")):
+            path = f"language/embedding/{ours}"
+            if path in parts:
+                parts[path] = _with_rows(parts[path], parts.pop(rows), new[0], count)
+        for name, tensor in write(names, parts):
+            yield rename(name), tensor
+
+    return description, tensors()
 
 
 def _with_rows(table: Any, rows: Any, first: int, count: int) -> np.ndarray:

@@ -174,7 +174,7 @@ def idefics_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def idefics_rules(language: list[Rule], config: ModelConfig) -> list[Rule]:
-    """Names of IDEFICS without the leading ``model.``; targets as ``load.assemble`` wants them."""
+    """Names of IDEFICS without the leading ``model.``; targets as ``shapes.assemble`` wants them."""
     gate = "channels" if config.gated.gate == "vector" else "vector"
     gated = [
         *norm("input_layernorm", "text_norm"),

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -101,7 +102,7 @@ def _shapes(config, new_tokens: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in flat.items()}
 
 
-def describe(model: Pretrained, **more) -> dict[str, Any]:
+def describe(model: Pretrained) -> dict[str, Any]:
     """The ``config.json`` of a model."""
     kind = next(name for name, cls in KINDS.items() if isinstance(model.config, cls))
     return {
@@ -113,7 +114,6 @@ def describe(model: Pretrained, **more) -> dict[str, Any]:
         "end_token": model.end_token,
         "public": dict(model.public),
         "training": dict(model.training),
-        **more,
     }
 
 
@@ -125,20 +125,32 @@ def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--target={target} is there already; delete it, or name another folder.")
-    draft, first = target.parent / f".{target.name}.partial", jax.process_index() == 0
+    number, first = _agree(secrets.randbits(31)), jax.process_index() == 0
+    draft = target.parent / f".{target.name}.{number}.partial"
+    made = [parent for parent in target.parents if not parent.exists()]
     if first:
-        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     _meet("draft")
     try:
         yield draft
         _meet("written")
         if first:
-            draft.replace(target)
+            try:
+                draft.replace(target)
+            except OSError as error:
+                raise ValueError(f"--target={target} cannot be written: {error.strerror}.") from None
         _meet("moved")
     finally:
         if first:
             shutil.rmtree(draft, ignore_errors=True)
+            with contextlib.suppress(OSError):  # of folders that were made for it, those that are empty now
+                for parent in made:
+                    parent.rmdir()
+
+
+def _agree(number: int) -> int:
+    """The first process's number, for all."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
 
 
 def _meet(name: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pathlib
 import re
 
-PATTERNS = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab.*"]
+PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt"]
+_WHAT = {"allow_patterns": PATTERNS, "ignore_patterns": ["*/*"]}  # nothing of subfolders
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -26,7 +27,7 @@ def fetch(source: str, revision: str | None = None) -> tuple[pathlib.Path, str |
 
     try:
         commit = huggingface_hub.HfApi().model_info(source, revision=revision).sha
-        return pathlib.Path(huggingface_hub.snapshot_download(source, revision=commit, allow_patterns=PATTERNS)), commit
+        return pathlib.Path(huggingface_hub.snapshot_download(source, revision=commit, **_WHAT)), commit
     except GatedRepoError:
         reason = "its owner asks for consent first: accept the terms on its page, then `hf auth login`"
     except RevisionNotFoundError:

@@ -85,6 +85,10 @@ def windows(config: Mapping[str, Any], local: Callable[[int], bool]) -> tuple[bo
     kinds = config.get("layer_types")
     if kinds is None:
         return tuple(local(i) for i in range(config["num_hidden_layers"]))
+    if len(kinds) != config["num_hidden_layers"]:
+        raise ValueError(
+            f"{config['model_type']}: layer_types has {len(kinds)} entries for {config['num_hidden_layers']} layers."
+        )
     for kind in kinds:
         if kind not in ("sliding_attention", "full_attention"):
             raise ValueError(

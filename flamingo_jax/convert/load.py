@@ -37,6 +37,8 @@ def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrai
         return _reader(config)(path, config)
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+    except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: a value of config.json is of a wrong type or size: {error}.") from error
 
 
 def _reader(config: Mapping[str, Any]) -> Callable[[pathlib.Path, Mapping[str, Any]], Pretrained]:
@@ -110,6 +112,7 @@ def load_idefics(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
         ours = whole.idefics_config(config)
     ours = dataclasses.replace(ours, vision=with_pixels(path, ours.vision))
     checkpoint = Checkpoint(path)
+    end = config.get("eos_token_id", 2)
     added = checkpoint.shapes.get("model.embed_tokens.additional_embedding.weight", (0,))[0]
     rules, rename = language_rules({"model_type": "llama"}, ours.language)
     ignore = (*ignored(ours.language), *whole.IDEFICS_IGNORED)
@@ -122,6 +125,6 @@ def load_idefics(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
         new,
         # The tokenizer's order: the fake token around images, <image>, and in later models <end_of_utterance>.
         image_token=new[1] if added > 1 else None,
-        end_token=config.get("eos_token_id", 2),
+        end_token=end[0] if isinstance(end, list) and end else end,
         tokenizer=lambda: load_tokenizer(path),
     )

@@ -37,7 +37,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} has no config.json, which says what model it holds.")
     try:
         config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON: {error}.") from None
     if not isinstance(config, dict):
         raise ValueError(f"{file} must hold an object, not {type(config).__name__}.")

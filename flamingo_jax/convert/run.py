@@ -18,6 +18,7 @@ from flamingo_jax.convert.hub import fetch
 from flamingo_jax.convert.load import find
 from flamingo_jax.convert.pretrained import Pretrained
 from flamingo_jax.convert.stored import Stored
+from flamingo_jax.data.tokenizer import Tokenizer
 
 VERSION = 1  # of the rules: another one when the same files become other weights
 
@@ -47,8 +48,8 @@ def open_source(
         return Source(source, path, commit, find(path))
     if missing := {"language", "vision"} - given.keys():
         raise ValueError(
-            f"{source} is a checkpoint of what was trained: give --{' and --'.join(sorted(missing))} too, where "
-            "the rest is."
+            f"{source} is no folder of a model; a checkpoint of OpenFlamingo needs --{' and --'.join(sorted(missing))} "
+            "too, where the rest is."
         )
     folders = {name: str(fetch(given[name])[0].absolute()) for name in ("language", "vision")}
     config = {
@@ -91,11 +92,11 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
     """
     if dtype == "int8" and layout != "orbax":
         raise ValueError(f"int8 is a type of our own folders in Orbax; --export={layout} needs float32 or bfloat16.")
-    path, address = pathlib.Path(target), _address(source, layout, dtype)
-    description, tensors = None, None
-    if layout in EXPORTS:
-        description, tensors = EXPORTS[layout][0](source.model.here())
+    vocabulary = source.model.tokenizer()
+    path, address = pathlib.Path(target).resolve(), _address(source, layout, dtype, vocabulary)
+    description, tensors = EXPORTS[layout][0](source.model) if layout in EXPORTS else (None, None)
     if _address_of(path) == address:
+        find(path)  # is it whole?
         return f"{target} holds this conversion already."
     origin = {"name": source.name, "commit": source.commit, "address": address}
     with folder.whole(path) as draft:
@@ -109,8 +110,16 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
         if jax.process_index() == 0:
             description = {**(description or folder.describe(source.model)), "source": origin}
             (draft / "config.json").write_text(json.dumps(description, indent=2))
+            if layout == "idefics":
+                vision = source.model.config.vision
+                pixels = {
+                    "image_mean": vision.mean,
+                    "image_std": vision.std,
+                    "image_size": vision.grid[0] * vision.patch_size,
+                }
+                (draft / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2))
             (draft / "README.md").write_text(card.render(source.model, path.name, layout))
-            if (vocabulary := source.model.tokenizer()) is not None:
+            if vocabulary is not None:
                 vocabulary.save(draft / "tokenizer.json")
     return f"{target}: {_size(path):,} bytes"
 
@@ -127,22 +136,21 @@ def _address_of(path: pathlib.Path) -> str | None:
         return None
 
 
-def _address(source: Source, layout: str, dtype: str | None) -> str:
+def _address(source: Source, layout: str, dtype: str | None, vocabulary: Tokenizer | None) -> str:
     """A hash of the source, the rules' version and what is asked for.
 
-    Of the source's files it takes names, sizes and samples: two models of one size differ nearly everywhere, and to
-    read hundreds of gigabytes twice would double the time.
+    A hub's commit says which files they are; files on disk are known by their names, sizes and times of change, the
+    stages of a run by the hashes of their weights.
     """
-    digest = hashlib.sha256(f"{VERSION} {layout} {dtype}".encode())
-    digest.update(json.dumps(folder.describe(source.model), sort_keys=True, default=str).encode())
+    text = [VERSION, layout, dtype, source.commit, folder.describe(source.model)]
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())
+    if vocabulary is not None:
+        digest.update(vocabulary.text().encode())
     leaves = jax.tree.leaves(source.model.weights)
     files = {file for leaf in leaves if isinstance(leaf, Stored) for one, _ in leaf.tensors.flat for file in one.files}
-    files |= {file for file in (source.model.orbax or pathlib.Path("/dev/null")).rglob("*") if file.is_file()}
-    for file in sorted(files):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as handle:
-            for i in range(64):
-                handle.seek(size * i // 64)
-                digest.update(handle.read(4096))
+    if source.model.orbax:
+        files |= {file for file in source.model.orbax.rglob("*") if file.is_file()}
+    for file in sorted(files) if source.commit is None else ():
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} ".encode())
     return digest.hexdigest()[:32]

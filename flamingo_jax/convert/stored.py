@@ -155,7 +155,6 @@ def plan(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     ignore: Iterable[str] = (),
-    dtype: str | None = None,
 ) -> dict[str, Stored]:
     """Finds every weight of ours in files, without reading any.
 
@@ -165,7 +164,6 @@ def plan(
         rules: may name targets that this model does not have; those are left out.
         shapes: {path: shape} of all our weights.
         ignore: regular expressions of names (renamed) that are no weights of ours.
-        dtype: the type to read; None for the file's.
 
     Returns:
         {path: weight}.
@@ -179,8 +177,11 @@ def plan(
     names.pop(None, None)
     table = chosen(rules, shapes)
     errors = [f"no rule for our {path} {shape}" for path, shape in shapes.items() if path not in table]
-    out, used = {}, set()
+    out, used, count = {}, set(), len(names)
     for path, rule in table.items():
+        if "{i}" in rule.source and shapes[path][0] > count:
+            errors.append(f"the config has {shapes[path][0]} layers, more than there are tensors ({count})")
+            break
         wanted, one = sources(rule, shapes[path])
         used.update(wanted.flat)
         tensors, types = np.empty(wanted.shape, object), []
@@ -196,14 +197,14 @@ def plan(
                     f"{source} {shape} does not fit our {path} {one} ({needed(rule, shape)} and {math.prod(one)} "
                     "numbers)"
                 )
-            if kind.kind in "iub" or kind.itemsize < 2:
+            if not jnp.issubdtype(kind, jnp.floating) or kind.itemsize < 2:
                 errors.append(
                     f"{source} holds {kind}; quantised weights are not implemented, only float ones of 16 bits and more"
                 )
             types.append(kind)
         if types:
             numbers = np.indices(wanted.shape)[0] if wanted.ndim else np.zeros((), int)
-            kind = jnp.dtype(dtype) if dtype else functools.reduce(jnp.promote_types, types)
+            kind = functools.reduce(jnp.promote_types, types)
             out[path] = Stored(tensors, numbers, one, rule, kind)
     ignored = [re.compile(pattern) for pattern in (*BUFFERS, *ignore)]
     errors += [
@@ -212,6 +213,7 @@ def plan(
         if name not in used and 0 not in checkpoint.shapes[stored] and not any(p.search(name) for p in ignored)
     ]
     if errors:
+        errors = [*errors[:100], f"and {len(errors) - 100} more"] if len(errors) > 100 else errors
         where = " and ".join(str(checkpoint.path) for checkpoint, _ in files)
         raise ValueError(f"{where} does not fit the model that its config describes:\n  " + "\n  ".join(errors))
     return out

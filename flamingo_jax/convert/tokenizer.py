@@ -39,6 +39,8 @@ def load_tokenizer(folder: pathlib.Path, end: str = EOC) -> Tokenizer | None:
     if names.get("pad") in (None, names["eos"], names["bos"]):
         names["pad"] = PAD
     first = _read(folder / "tokenizer_config.json").get("first_new_token")
+    if first is not None and type(first) is not int:
+        raise ValueError(f"{folder}/tokenizer_config.json: first_new_token must be an id, but is {first!r}.")
     first = backend.get_vocab_size() if first is None else first
     added = [name for name in (names["eoc"], names["image"], names["pad"]) if backend.token_to_id(name) is None]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in added])
@@ -61,6 +63,21 @@ def _backend(folder: pathlib.Path) -> tokenizers.Tokenizer | None:
     return None
 
 
+def _with_added(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers.Tokenizer:
+    """The tokens that stand beside a vocabulary. Raises ValueError when they cannot have the ids that they should."""
+    added = {
+        int(i): token for i, token in _read(folder / "tokenizer_config.json").get("added_tokens_decoder", {}).items()
+    }
+    added = {i: (token["content"], token.get("special", True)) for i, token in added.items()}
+    added |= {i: (name, True) for name, i in _read(folder / "added_tokens.json").items() if i not in added}
+    for i, (name, special) in sorted(added.items()):
+        if backend.token_to_id(name) is None:
+            backend.add_tokens([AddedToken(name, special=special, normalized=False)])
+        if backend.token_to_id(name) != i:
+            raise ValueError(f"the token {name!r} must have the id {i}, but gets {backend.token_to_id(name)}")
+    return backend
+
+
 def _from_json(file: pathlib.Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
 
@@ -70,7 +87,7 @@ def _from_vocabulary(vocabulary: pathlib.Path, merges: pathlib.Path) -> tokenize
     backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return backend
+    return _with_added(backend, vocabulary.parent)
 
 
 def _from_sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
@@ -106,9 +123,11 @@ def _from_sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
+    own = [piece.piece for piece in proto.pieces if piece.type == kinds.USER_DEFINED]
+    backend.add_tokens([AddedToken(name, normalized=False) for name in own])
     control = [piece.piece for piece in proto.pieces if piece.type in (kinds.CONTROL, kinds.UNKNOWN)]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in control])
-    return backend
+    return _with_added(backend, file.parent)
 
 
 def _merges(pieces: list[tuple[str, float]], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -136,7 +155,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON: {error}.") from None
     return content if isinstance(content, dict) else {}
 
@@ -155,6 +174,7 @@ def _names(folder: pathlib.Path, backend: tokenizers.Tokenizer) -> dict[str, str
     for role in ROLES:
         number = config.get(f"{role}_token_id")
         number = number[0] if isinstance(number, list) and number else number
-        if role not in out and isinstance(number, int) and backend.id_to_token(number) is not None:
+        known = type(number) is int and 0 <= number < 2**31 and backend.id_to_token(number) is not None
+        if role not in out and known:
             out[role] = backend.id_to_token(number)
     return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Tokenizer:
 
     Attributes:
         pad, bos, eos, eoc, image: ids of the control tokens.
-        vocab_size: number of ids V; every id is below it.
+        vocab_size: number of ids V; every id is below it, unless the vocabulary has gaps.
         new_tokens: consecutive ids whose rows the bridge trains: <EOC> and, where a language model knows none of them,
             all control tokens that were added to its own.
     """
@@ -62,7 +63,15 @@ class Tokenizer:
         if missing:
             raise ValueError(f"{place} lacks the control tokens {', '.join(missing)}; train it with tokenizer.train.")
         backend.encode_special_tokens = True  # i.e. treat a control token's name inside a text as plain characters
+        backend.no_truncation()
+        backend.no_padding()
         self._backend, self._plain = backend, _without_prefix(backend)
+        control = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        control |= {backend.token_to_id(name): name for name in self.names.values()}
+        self._control = frozenset(control)
+        # Between the first character of a control token's name and the others.
+        inside = (f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in control.values() if len(name) > 1)
+        self._inside = re.compile("|".join(inside))
         self._first_new = first_new
         self._cache: dict[str, list[int]] = {}
         self.pad, self.bos, self.eos, self.eoc, self.image = (backend.token_to_id(self.names[role]) for role in ROLES)
@@ -78,18 +87,30 @@ class Tokenizer:
         ids = self._cache.get(text)
         if ids is None:
             try:
-                ids = self._plain.encode(text, add_special_tokens=False).ids
+                ids = self._encode(text)
             except (TypeError, UnicodeError):  # a lone surrogate, which UTF-8 cannot hold
-                ids = self._plain.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+                ids = self._encode(text.encode("utf-8", "replace").decode())
             if len(text) <= _CACHED_CHARACTERS:
                 if len(self._cache) >= _CACHED_SEGMENTS:
                     self._cache.clear()
                 self._cache[text] = ids
         return ids
 
+    def _encode(self, text: str) -> list[int]:
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if self._control.isdisjoint(ids):
+            return ids
+        # A vocabulary may hold a control token's name as a piece of text: such names are encoded in two.
+        pieces = [self._plain.encode(piece, add_special_tokens=False).ids for piece in self._inside.split(text)]
+        return [i for piece in pieces for i in piece]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids`` without control tokens; bytes that form no UTF-8 become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def text(self) -> str:
+        """All of it, for a hash."""
+        return f"{self._backend.to_str()} {sorted(self.names.items())} {self._first_new}"
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one ``tokenizer.json`` of the `tokenizers` library, whole or not at all, and beside it, unless all
@@ -118,7 +139,7 @@ def _without_prefix(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
             part["prepend_scheme"] = "never"
         if kind == "ByteLevel":
             part["add_prefix_space"] = False
-        return None if kind == "Prepend" else part
+        return None if kind in ("Prepend", "Strip") else part
 
     before = json.dumps(described)
     for key in ("normalizer", "pre_tokenizer"):

@@ -124,13 +124,45 @@ def test_a_target_is_written_once(tmp_path):
         convert(copy, tmp_path / "out")
 
 
+def test_a_target_that_lost_its_weights_is_said(tmp_path):
+    convert(LLAMA, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "weights")
+    with pytest.raises(ValueError, match="out has no weights"):
+        convert(LLAMA, tmp_path / "out")
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    """The second one to end finds that the target is there."""
+    with pytest.raises(ValueError, match="out cannot be written: Directory not empty"):
+        with ours.whole(tmp_path / "out") as one:
+            (one / "a").touch()
+            with ours.whole(tmp_path / "out") as other:
+                (other / "b").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "b"]
+
+
+def test_a_link_to_an_empty_folder_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    convert(LLAMA, tmp_path / "link")
+    assert (tmp_path / "real" / "config.json").exists() and flamingo_jax.load(tmp_path / "link")
+
+
+def test_a_damaged_tokenizer_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    source = shutil.copytree(LLAMA, tmp_path / "source")
+    (source / "tokenizer.json").write_text("{")
+    monkeypatch.setattr(ours, "write_orbax", None)
+    with pytest.raises(ValueError, match="tokenizer.json is no whole file of a tokenizer"):
+        convert(source, tmp_path / "out")
+
+
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(ours, "write_orbax", full)
     (tmp_path / "empty").mkdir()
-    for target in ("new", "empty"):
+    for target in ("new", "empty", "not/yet/there"):
         with pytest.raises(OSError, match="No space left"):
             convert(LLAMA, tmp_path / target)
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
@@ -265,6 +297,32 @@ HOSTILE = {
         lambda root: header(root / SHARD, lambda h: h[entry(h)].pop("data_offsets")),
         f"{SHARD}: the header's entry of model.* is damaged",
     ),
+    "nested JSON": (
+        lambda root: (root / "config.json").write_text("[" * 200000),
+        "config.json is no JSON",
+    ),
+    "nested header": (
+        lambda root: (root / SHARD).write_bytes(struct.pack("<Q", 200000) + b"[" * 200000),
+        f"{SHARD} is no whole .safetensors file: its header is no JSON",
+    ),
+    "more layers than tensors": (
+        lambda root: (root / "config.json").write_text(
+            json.dumps(json.loads((LLAMA / "config.json").read_text()) | {"num_hidden_layers": 10**7})
+        ),
+        "the config has 10000000 layers, more than there are tensors",
+    ),
+    "sizes of wrong types": (
+        lambda root: (root / "config.json").write_text(
+            json.dumps(json.loads((LLAMA / "config.json").read_text()) | {"hidden_size": "x"})
+        ),
+        "wrong type",
+    ),
+    "negative sizes": (
+        lambda root: (root / "config.json").write_text(
+            json.dumps(json.loads((LLAMA / "config.json").read_text()) | {"hidden_size": -32})
+        ),
+        "",
+    ),
     "an unknown architecture": (
         lambda root: (root / "config.json").write_text('{"model_type": "mamba"}'),
         "model_type='mamba' is not implemented",
@@ -317,6 +375,12 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
         flamingo_jax.load(tmp_path)
     torch.save({"model.norm.weight": "no tensor"}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="pytorch_model.bin: model.norm.weight is no tensor but a str"):
+        flamingo_jax.load(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="pytorch_model.bin is no whole PyTorch file"):
+        flamingo_jax.load(tmp_path)
+    torch.save({3: torch.ones(3)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin: 3 is no tensor but a Tensor"):
         flamingo_jax.load(tmp_path)
     torch.save([1, 2], tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is no tensor but a list"):

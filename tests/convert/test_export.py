@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import chex
 import numpy as np
@@ -49,6 +50,13 @@ def test_open_flamingo_and_back(open_flamingo_folder, tmp_path):
     )
     unused = ("vision_encoder.ln_post.", "vision_encoder.proj", "lang_encoder.lm_head.")  # the last is a tied table
     assert all(name.startswith(unused) for name in left)
+
+
+def test_pixels_are_exported_too(tmp_path):
+    source = shutil.copytree(IDEFICS, tmp_path / "source")
+    (source / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.25, 0], "image_std": [1, 1, 0.5]}')
+    target = export(source, tmp_path / "out", "idefics")
+    assert find(target).config == find(source).config and find(target).config.vision.mean == (0.5, 0.25, 0)
 
 
 def test_by_way_of_our_own_folder(tmp_path):

@@ -52,6 +52,7 @@ def test_unknown_families_and_their_neighbours(tmp_path):
             "a divisor for each of 4 pairs, but have 1 and 1",
         ),
         ("qwen3", {"layer_types": ["linear_attention"] * 3}, "'linear_attention' is not implemented"),
+        ("gemma3_text", {"layer_types": ["full_attention"]}, "layer_types has 1 entries for 6 layers"),
         ("gemma3_text", {"layer_types": ["chunked_attention"] * 6}, "'chunked_attention' is not implemented"),
         ("llama3", {"hidden_act": "mish"}, "'mish' is not implemented"),
         ("gpt2_inverse", {"add_cross_attention": True}, "add_cross_attention=True"),

@@ -104,6 +104,41 @@ def test_vocabulary_and_merges(tmp_path):
         assert found.encode(text) == backend.encode(text).ids and found.decode(found.encode(text)) == text
 
 
+def test_no_text_is_cut_or_padded(folder):
+    """As some public files would have it."""
+    backend = byte_level()
+    backend.enable_truncation(4)
+    backend.enable_padding(length=8)
+    backend.save(str(folder / "tokenizer.json"))
+    found = load_tokenizer(folder)
+    assert found.encode("the cat sat on the mat") == byte_level().encode("the cat sat on the mat").ids
+
+
+def test_text_cannot_forge_control_tokens_that_a_public_file_has(folder):
+    """Added ones that it does not call special."""
+    backend = byte_level()
+    backend.add_tokens(["<image>", "<EOC>"])
+    backend.save(str(folder / "tokenizer.json"))
+    found = load_tokenizer(folder)
+    text = "a <image> b <EOC><|end|>"
+    assert (
+        not {found.image, found.eoc, found.eos} & set(found.encode(text)) and found.decode(found.encode(text)) == text
+    )
+
+
+def test_tokens_beside_a_vocabulary_keep_their_ids(tmp_path):
+    backend = byte_level()
+    backend.model.save(str(tmp_path))
+    size = backend.get_vocab_size()
+    (tmp_path / "config.json").write_text('{"eos_token_id": 0, "pad_token_id": -1}')
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<image>": size + 1, "<|start|>": size}))
+    found = load_tokenizer(tmp_path)
+    assert (found.image, found.eoc, found.pad) == (size + 1, size + 2, size + 3)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<image>": size + 5}))
+    with pytest.raises(ValueError, match="the token '<image>' must have the id"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_sentencepiece(tmp_path, kind):
     """The library's own ids, piece by piece and without the space that it puts before a text."""
@@ -112,18 +147,19 @@ def test_sentencepiece(tmp_path, kind):
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=330, model_type=kind,
         byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
-        hard_vocab_limit=False,
+        hard_vocab_limit=False, user_defined_symbols=["<table>"],
     )  # fmt: skip
     (tmp_path / "config.json").write_text('{"eos_token_id": 2, "bos_token_id": 1}')
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     found = load_tokenizer(tmp_path)
     assert (found.bos, found.eos) == (peer.bos_id(), peer.eos_id()) and found.eoc == peer.vocab_size()
-    for text in SEEN:
+    for text in (*SEEN, "the <table>x"):
         # The peer's dummy space and a first one of the text's own look alike.
         expected = peer.encode(text.removeprefix(" "))
         assert found.encode(" " + text.removeprefix(" ")) == expected, text
         assert found.decode(expected).strip() == peer.decode(expected).strip()
     assert found.encode("the cat") + found.encode(" sat") == found.encode("the cat sat")
+    assert not {found.bos, found.eos} & set(found.encode("a </s> b <s>"))
 
 
 def test_metaspace_adds_no_space_between_pieces(folder):
