@@ -62,7 +62,7 @@ def _use(model: Pretrained, layout: str) -> str:
         ModelConfig: "model.greedy(tokens, images=images, steps=20)",
         LanguageConfig: "model.greedy(tokens, steps=20)",
     }.get(type(model.config), "model.features(images)")
-    return f'    import flamingo_jax\n    model = flamingo_jax.load("DIR")\n    {use}'
+    return f'```python\nimport flamingo_jax\nmodel = flamingo_jax.load("DIR")\n{use}\n```'
 
 
 def _sizes(model: Pretrained) -> str:

@@ -164,6 +164,7 @@ def write_orbax(draft: pathlib.Path, model: Pretrained, dtype: str | None) -> No
     context = ocp.Context()
     context.array.saving.use_compression = False  # weights are noise: it takes five times as long and gains a fifth
     context.array.saving.use_ocdbt = False  # a file per array and device, written twice as fast
+    context.array.saving.use_zarr3 = False  # of which the library warns, without ocdbt, that it finds no data
     with context:
         ocp.save(draft / WEIGHTS, to_plain(model.place(places, dtype)))
 
