@@ -48,7 +48,7 @@ def check(config: RunConfig) -> None:
     mesh = sharding.make_mesh(config.mesh)
     tasks.select(config.evaluation.tasks)
     if config.tokenizer.path:
-        given = sources.load_run_tokenizer(config)
+        given = sources.run_tokenizer(config, pathlib.Path())
         special = given.new_tokens, given.pad
     else:
         special = (tokenizer.SPECIALS.index(tokenizer.EOC),), tokenizer.SPECIALS.index(tokenizer.PAD)
@@ -95,15 +95,13 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
 
 
 def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:
-    if config.tokenizer.path:
-        return sources.load_run_tokenizer(config)
     path = workdir / "tokenizer.json"
-    if not path.exists():
+    if not config.tokenizer.path and not path.exists():
         with _timed("tokenizer", say):
             records = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
             texts = (records_of[i].text for records_of in records for i in range(len(records_of)))
             tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
-    return sources.fitting(tokenizer.load(path), path, config)
+    return sources.run_tokenizer(config, workdir)
 
 
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:

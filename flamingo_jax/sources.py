@@ -42,7 +42,7 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
     """
     stage, dtype = config.stages[name], config.model.dtype
     trained = checkpoint.load_result_weights(workdir, name)
-    vocabulary = fitting(*_run_tokenizer(config, workdir), config)
+    vocabulary = run_tokenizer(config, workdir)
     if stage.objective == "language":
         return Pretrained(config.model.language, trained, tokenizer=lambda: vocabulary)
     if stage.objective == "contrastive":
@@ -78,28 +78,20 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
         }
     table = workdir / "evaluation" / "results.md"
     evaluation = table.read_text() if table.exists() else ""
-    weights = checkpoint.result_weights(workdir, name), json.loads((workdir / name / "inputs.json").read_text())
     about = {"stage": name, "steps": stage.steps, "datasets": datasets, "evaluation": evaluation}
-    return about | {"weights": weights[0], "parts": weights[1]}
+    inputs = json.loads((workdir / name / "inputs.json").read_text())
+    return about | {"weights": checkpoint.result_weights(workdir, name), "parts": inputs}
 
 
-def _run_tokenizer(config: RunConfig, workdir: pathlib.Path):
-    path = workdir / "tokenizer.json"
-    return (load_run_tokenizer(config), path) if config.tokenizer.path else (tokenizer.load(path), path)
+def run_tokenizer(config: RunConfig, workdir: pathlib.Path) -> tokenizer.Tokenizer:
+    """The tokenizer of ``config.tokenizer.path`` (a public model's folder, or a file of ours), or the workdir's own.
 
-
-def load_run_tokenizer(config: RunConfig) -> tokenizer.Tokenizer:
-    """The tokenizer of ``config.tokenizer.path``: a public model's folder, or a file of ours."""
-    path = pathlib.Path(config.tokenizer.path)
-    if not path.is_dir():
-        return fitting(tokenizer.load(path), path, config)
-    if (found := load_tokenizer(path)) is None:
+    Raises ValueError when there is none, and when it has more tokens than the language model knows, but the new ones.
+    """
+    path = pathlib.Path(config.tokenizer.path or workdir / "tokenizer.json")
+    found = load_tokenizer(path) if path.is_dir() else tokenizer.load(path)
+    if found is None:
         raise ValueError(f"config.tokenizer.path={str(path)!r} has no files of a tokenizer.")
-    return fitting(found, path, config)
-
-
-def fitting(found: tokenizer.Tokenizer, path: pathlib.Path, config: RunConfig) -> tokenizer.Tokenizer:
-    """The tokenizer. Raises ValueError when it has more tokens than the language model knows, but the new ones."""
     known = sum(i not in found.new_tokens or i < config.model.language.vocab_size for i in range(found.vocab_size))
     if known > config.model.language.vocab_size:
         raise ValueError(
@@ -117,8 +109,6 @@ def parts(stage: StageConfig, config: RunConfig, workdir: pathlib.Path) -> dict:
 
 # Options that say how a checkpoint's weights are used, not what they are.
 _FREE = {"patches_only", "pool", "projection", "max_positions", "vocab_size"}
-
-
 _KINDS = {"language": LanguageConfig, "vision": (ViTConfig, NFNetConfig)}
 
 

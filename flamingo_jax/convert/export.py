@@ -1,4 +1,5 @@
-"""Ours -> the names and configs of OpenFlamingo and IDEFICS, where the architecture fits: the same tables backwards."""
+"""Ours -> what is written: our own folders, and the names and configs of OpenFlamingo and IDEFICS, where the
+architecture fits, by the same tables backwards."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from flamingo_jax.config import LanguageConfig, ModelConfig, ViTConfig
 from flamingo_jax.convert import flamingo as whole
-from flamingo_jax.convert import open_flamingo
+from flamingo_jax.convert import folder, open_flamingo
 from flamingo_jax.convert.language import language_rules, public_name
 from flamingo_jax.convert.language_config import language_config
 from flamingo_jax.convert.pretrained import Pretrained
@@ -111,8 +112,8 @@ def _llama(config: LanguageConfig) -> dict[str, Any]:
     }
 
 
-def to_idefics(model: Pretrained) -> tuple[dict[str, Any], Iterator[tuple[str, np.ndarray]]]:
-    """(config.json, tensors under IDEFICS' names). Raises ValueError saying in what the model is no IDEFICS."""
+def to_idefics(model: Pretrained) -> tuple[dict[str, dict], Iterator[tuple[str, np.ndarray]]]:
+    """({file: its object}, tensors under IDEFICS' names). Raises ValueError saying in what the model is no IDEFICS."""
     config = _whole(model, "IDEFICS")
     language, vision, resampler, gated = config.language, config.vision, config.resampler, config.gated
     first = model.new_tokens[0] if model.new_tokens else language.vocab_rows
@@ -166,16 +167,18 @@ def to_idefics(model: Pretrained) -> tuple[dict[str, Any], Iterator[tuple[str, n
         for name, fill in (("weight", np.ones), ("bias", np.zeros)):  # of an output that IDEFICS does not use
             yield f"model.vision_model.post_layernorm.{name}", fill(vision.width, np.float32)
 
-    return description, tensors()
+    size = vision.grid[0] * vision.patch_size
+    processor = {"image_mean": vision.mean, "image_std": vision.std, "image_size": size}
+    return {"config.json": description, "preprocessor_config.json": processor}, tensors()
 
 
-def to_open_flamingo(model: Pretrained) -> tuple[dict[str, Any], Iterator[tuple[str, np.ndarray]]]:
-    """(config.json, tensors under OpenFlamingo's names). Raises ValueError saying in what the model is none.
+def to_open_flamingo(model: Pretrained) -> tuple[dict[str, dict], Iterator[tuple[str, np.ndarray]]]:
+    """({file: its object}, tensors under OpenFlamingo's names). Raises ValueError saying in what the model is none.
 
     Its language model must be one that a public config describes: the one that it started from, or a LLaMA.
     """
-    config, tower = _whole(model, "OpenFlamingo"), _whole(model, "OpenFlamingo").vision
-    language, new = config.language, model.new_tokens
+    config = _whole(model, "OpenFlamingo")
+    tower, language, new = config.vision, config.language, model.new_tokens
     public = dict(model.public.get("language") or _llama(language))
     try:
         described = language_config(public)
@@ -220,7 +223,7 @@ def to_open_flamingo(model: Pretrained) -> tuple[dict[str, Any], Iterator[tuple[
         for name, tensor in write(names, parts):
             yield rename(name), tensor
 
-    return description, tensors()
+    return {"config.json": description}, tensors()
 
 
 def _with_rows(table: Any, rows: Any, first: int, count: int) -> np.ndarray:
@@ -247,7 +250,9 @@ def _open_flamingo_name(kind: str, blocks: str) -> Callable[[str], str]:
     return rename
 
 
-EXPORTS: Mapping[str, tuple[Callable, str]] = {  # name -> (config and tensors of a model, the file of weights)
+EXPORTS: Mapping[str, tuple[Callable, str]] = {  # name -> (files and tensors of a model, the file of weights)
+    "orbax": (folder.to_ours, folder.WEIGHTS),
+    "safetensors": (folder.to_ours, "model.safetensors"),
     "idefics": (to_idefics, "model.safetensors"),
     "open_flamingo": (to_open_flamingo, open_flamingo.FILES[0]),
 }

@@ -214,7 +214,11 @@ def write_safetensors(draft: pathlib.Path, tensors: Iterator[tuple[str, np.ndarr
         (draft / f"{name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
 
 
-def tensors(model: Pretrained) -> Iterator[tuple[str, np.ndarray]]:
-    """Our weights one after another under our own names, on the host."""
-    for name, leaf in traverse.flatten_dict(model.here().weights, sep="/").items():
-        yield name, np.asarray(leaf)
+def to_ours(model: Pretrained) -> tuple[dict[str, dict], Iterator[tuple[str, np.ndarray]]]:
+    """({file: its object}, tensors under our own names, one after another on the host)."""
+
+    def tensors():
+        for name, leaf in traverse.flatten_dict(model.here().weights, sep="/").items():
+            yield name, np.asarray(leaf)
+
+    return {"config.json": describe(model)}, tensors()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from flamingo_jax.convert.rules import without
 from flamingo_jax.convert.shapes import assemble, bridge_shapes, decoder_shapes, encoder_shapes
 from flamingo_jax.convert.stored import plan
 from flamingo_jax.convert.tokenizer import load_tokenizer
-from flamingo_jax.convert.vision import vision_config
+from flamingo_jax.convert.vision import vision_config, with_pixels
 
 
 def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrained:
@@ -76,25 +75,6 @@ def load_language(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
     ignore = (*ignored(ours), r"^(vision_tower|multi_modal_projector|model\.vision_tower)\.")
     weights = plan([(Checkpoint(path), rename)], rules, decoder_shapes(ours), ignore=ignore)
     return Pretrained(ours, _tree(weights), tokenizer=lambda: load_tokenizer(path), public={"language": config})
-
-
-def with_pixels(path: pathlib.Path, config):
-    """The encoder with the mean and spread of pixels that the folder's image processor has, where it has one.
-
-    Raises ValueError when they are no three numbers.
-    """
-    file = path / "preprocessor_config.json"
-    if not file.exists():
-        return config
-    try:
-        given = json.loads(file.read_text())
-        pixels = {ours: given.get(f"image_{ours}") for ours in ("mean", "std")}
-        pixels = {name: tuple(map(float, values)) for name, values in pixels.items() if values is not None}
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no image processor's config: {error}.") from None
-    if any(len(values) != 3 for values in pixels.values()) or min(pixels.get("std", (1.0,))) <= 0:
-        raise ValueError(f"{file}: image_mean and image_std must be three numbers each, the latter above 0.")
-    return dataclasses.replace(config, **pixels)
 
 
 def load_vision(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:

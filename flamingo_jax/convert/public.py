@@ -35,13 +35,18 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     file = next((path / name for name in ("config.json", "open_clip_config.json") if (path / name).exists()), None)
     if file is None:
         raise ValueError(f"{path} has no config.json, which says what model it holds.")
+    return read_json(file)
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises ValueError when it holds none."""
     try:
-        config = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} must hold an object, not {type(config).__name__}.")
-    return config
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold an object, not {type(content).__name__}.")
+    return content
 
 
 def activation(name: str) -> str:

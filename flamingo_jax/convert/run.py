@@ -94,30 +94,20 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
         raise ValueError(f"int8 is a type of our own folders in Orbax; --export={layout} needs float32 or bfloat16.")
     vocabulary = source.model.tokenizer()
     path, address = pathlib.Path(target).resolve(), _address(source, layout, dtype, vocabulary)
-    description, tensors = EXPORTS[layout][0](source.model) if layout in EXPORTS else (None, None)
+    files, tensors = EXPORTS[layout][0](source.model)
     if _address_of(path) == address:
         find(path)  # is it whole?
         return f"{target} holds this conversion already."
-    origin = {"name": source.name, "commit": source.commit, "address": address}
+    files["config.json"] |= {"source": {"name": source.name, "commit": source.commit, "address": address}}
     with folder.whole(path) as draft:
         if layout == "orbax":
             folder.write_orbax(draft, source.model, dtype)
         elif jax.process_index() == 0:
-            file = EXPORTS[layout][1] if tensors else "model.safetensors"
-            tensors = tensors or folder.tensors(source.model)
             cast = ((name, tensor.astype(dtype or tensor.dtype, copy=False)) for name, tensor in tensors)
-            folder.write_safetensors(draft, cast, file)
+            folder.write_safetensors(draft, cast, EXPORTS[layout][1])
         if jax.process_index() == 0:
-            description = {**(description or folder.describe(source.model)), "source": origin}
-            (draft / "config.json").write_text(json.dumps(description, indent=2))
-            if layout == "idefics":
-                vision = source.model.config.vision
-                pixels = {
-                    "image_mean": vision.mean,
-                    "image_std": vision.std,
-                    "image_size": vision.grid[0] * vision.patch_size,
-                }
-                (draft / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2))
+            for name, content in files.items():
+                (draft / name).write_text(json.dumps(content, indent=2))
             (draft / "README.md").write_text(card.render(source.model, path.name, layout))
             if vocabulary is not None:
                 vocabulary.save(draft / "tokenizer.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from flamingo_jax.convert.public import read_json
 from flamingo_jax.data.tokenizer import BOS, EOC, IMAGE, PAD, ROLES, SPECIALS, Tokenizer
 
 # What whole models of others call what ends a chunk, or a document.
@@ -65,10 +65,8 @@ def _backend(folder: pathlib.Path) -> tokenizers.Tokenizer | None:
 
 def _with_added(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers.Tokenizer:
     """The tokens that stand beside a vocabulary. Raises ValueError when they cannot have the ids that they should."""
-    added = {
-        int(i): token for i, token in _read(folder / "tokenizer_config.json").get("added_tokens_decoder", {}).items()
-    }
-    added = {i: (token["content"], token.get("special", True)) for i, token in added.items()}
+    given = _read(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+    added = {int(i): (token["content"], token.get("special", True)) for i, token in given.items()}
     added |= {i: (name, True) for name, i in _read(folder / "added_tokens.json").items() if i not in added}
     for i, (name, special) in sorted(added.items()):
         if backend.token_to_id(name) is None:
@@ -150,14 +148,8 @@ _FILES = (
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-    """A file of JSON with an object, or nothing."""
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON: {error}.") from None
-    return content if isinstance(content, dict) else {}
+    """A file's object, empty where there is no file."""
+    return read_json(file) if file.exists() else {}
 
 
 def _names(folder: pathlib.Path, backend: tokenizers.Tokenizer) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flamingo_jax.config import NFNetConfig, ViTConfig, suggest
-from flamingo_jax.convert.public import activation, needing, refuse
+from flamingo_jax.convert.public import activation, needing, read_json, refuse
 from flamingo_jax.convert.rules import Rule, fused, linear, norm, prefixed
 
 CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
@@ -219,6 +221,23 @@ def vision_config(config: Mapping[str, Any]) -> ViTConfig | NFNetConfig:
             return nfnet(config)
     known = (*FAMILIES, *TOWERS, "open_clip", "dm_nfnet_f0 .. f6")
     raise ValueError(f"model_type={kind!r} is not implemented as a vision encoder; {suggest(kind, known)}.")
+
+
+def with_pixels(path: pathlib.Path, config: ViTConfig | NFNetConfig) -> ViTConfig | NFNetConfig:
+    """The encoder with the mean and spread of pixels that the folder's image processor has, where it has one.
+
+    Raises ValueError when they are no three numbers.
+    """
+    file = path / "preprocessor_config.json"
+    given = read_json(file) if file.exists() else {}
+    pixels = {ours: given[f"image_{ours}"] for ours in ("mean", "std") if given.get(f"image_{ours}") is not None}
+    try:
+        pixels = {name: tuple(map(float, values)) for name, values in pixels.items()}
+    except (TypeError, ValueError):
+        raise ValueError(f"{file}: image_mean and image_std must be numbers.") from None
+    if any(len(values) != 3 for values in pixels.values()) or min(pixels.get("std", (1.0,))) <= 0:
+        raise ValueError(f"{file}: image_mean and image_std must be three numbers each, the latter above 0.")
+    return dataclasses.replace(config, **pixels)
 
 
 def transformers_rules(config: ViTConfig) -> list[Rule]:

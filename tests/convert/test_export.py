@@ -130,7 +130,8 @@ def test_new_tokens_beyond_the_table(open_flamingo_folder, tmp_path):
         if name in embedding:
             embedding[name] = np.asarray(embedding[name])[:first]
             model.weights[collection]["decoder"]["embedding"] = embedding
-    description, tensors = to_open_flamingo(model)
+    files, tensors = to_open_flamingo(model)
+    description = files["config.json"]
     written, original = dict(tensors), load_file(open_flamingo_folder / "params.safetensors")
     assert description["lm"]["vocab_size"] == first + 2
     assert json.dumps(description)
