@@ -37,24 +37,28 @@ TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an err
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"flamingo_jax.convert: {argv[1]!r} is no option; options look like --source=DIR.")
-    if not SOURCE.value or not (TARGET.value or DRY_RUN.value):
-        sys.exit("flamingo_jax.convert: Give --source=DIR_OR_HUB_ID and --target=DIR, or --dry_run to see the plan.")
+    if not SOURCE.value:
+        sys.exit("flamingo_jax.convert: Give --source=DIR_OR_HUB_ID.")
+    if not (TARGET.value or DRY_RUN.value):
+        sys.exit("flamingo_jax.convert: Give --target=DIR, or --dry_run to see the plan.")
     logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
-    import jax
-
-    from flamingo_jax import sources
-    from flamingo_jax.convert import run
-
-    if MULTIHOST.value:
-        jax.distributed.initialize()
     parts = {"language": LANGUAGE.value, "vision": VISION.value, "every": EVERY.value, "eoc": EOC.value}
     try:
+        import jax
+
+        from flamingo_jax import sources
+        from flamingo_jax.convert import run
+
+        if MULTIHOST.value:
+            jax.distributed.initialize()
         source = run.open_source(SOURCE.value, REVISION.value, parts, sources.find)
-        print(
-            run.render(source, DTYPE.value)
-            if DRY_RUN.value
-            else run.convert(source, TARGET.value, EXPORT.value, DTYPE.value)
-        )
+        if DRY_RUN.value:
+            print(run.render(source, EXPORT.value, DTYPE.value))
+        else:
+            print(run.convert(source, TARGET.value, EXPORT.value, DTYPE.value))
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.")
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if TRACEBACK.value:
             raise

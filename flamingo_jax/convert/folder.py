@@ -125,11 +125,16 @@ def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--target={target} is there already; delete it, or name another folder.")
+    if target.is_mount():
+        raise ValueError(f"--target={target} is a mounted disk, which cannot be moved to; name a folder on it.")
     number, first = _agree(secrets.randbits(31)), jax.process_index() == 0
     draft = target.parent / f".{target.name}.{number}.partial"
     made = [parent for parent in target.parents if not parent.exists()]
     if first:
-        draft.mkdir(parents=True)
+        try:
+            draft.mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(f"--target={target} cannot be written: {error.strerror}.") from None
     _meet("draft")
     try:
         yield draft

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,8 +50,18 @@ class Pretrained:
         """The same with weights that can be read one by one on the host."""
         if self.orbax is None:
             return self
-        has_int8 = any(map(is_int8, jax.tree.leaves(self.weights, is_leaf=is_int8)))
-        return dataclasses.replace(self, weights=self.place(dtype="bfloat16" if has_int8 else None), orbax=None)
+        weights = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.bfloat16) if is_int8(leaf) else leaf, self.place(), is_leaf=is_int8
+        )
+        return dataclasses.replace(self, weights=weights, orbax=None)
+
+    def stored_as(self, path: Sequence[str], leaf: Any, dtype: str | None) -> str:
+        """The type of a weight that is placed with ``dtype``; path: the names on the way to it."""
+        if dtype != "int8":
+            return str(dtype or leaf.dtype)
+        if is_int8(leaf) or isinstance(self.config, ModelConfig) and path[0] == "params":
+            return str(leaf.dtype)
+        return "int8" if inputs_of(path, len(leaf.shape)) else "bfloat16"
 
     def place(self, shardings: Any = None, dtype: str | None = None) -> dict:
         """The weights on devices: one sharding for all or a tree of them, None for the first device.
@@ -82,15 +92,11 @@ class Pretrained:
         )
 
     def _put(self, path, leaf: Any, sharding: Sharding, dtype: str | None) -> jax.Array | Int8:
-        if dtype != "int8":
-            return put_leaf(leaf, sharding, dtype)
-        if is_int8(leaf):
-            return leaf
         names = [entry.key for entry in path]
-        if isinstance(self.config, ModelConfig) and names[0] == "params":
-            return put_leaf(leaf, sharding)
-        inputs = inputs_of(names, len(leaf.shape))
-        return quantise(put_leaf(leaf, sharding), inputs) if inputs else put_leaf(leaf, sharding, "bfloat16")
+        kind = self.stored_as(names, leaf, dtype)
+        if kind != "int8":
+            return put_leaf(leaf, sharding, kind)
+        return leaf if is_int8(leaf) else quantise(put_leaf(leaf, sharding), inputs_of(names, len(leaf.shape)))
 
 
 _VALUES, _STEPS = "int8", "int8_step"  # how a folder names the two arrays of an ``Int8``

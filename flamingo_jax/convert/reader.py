@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 
@@ -84,7 +85,8 @@ def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
         raise ValueError(f"{index} is no index of weights: {error}.") from None
     for file in files:
         if not isinstance(file, str) or pathlib.PurePath(file).name != file:
-            tensors = ", ".join(name for name, place in places.items() if place == file)
+            named = [name for name, place in places.items() if place == file]
+            tensors = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
             raise ValueError(f"{index} names the file {file!r} for {tensors}, which is not in its own folder.")
     if missing := [file for file in files if not (index.parent / file).exists()]:
         raise ValueError(f"{index} names files that are not there: {', '.join(missing)}.")
@@ -148,11 +150,14 @@ def _open_torch(file: pathlib.Path):
         raise ValueError(f"{file} is a PyTorch file; install torch to read it, or use the .safetensors file.") from None
     # Files of before torch 1.6 are no zip archives and cannot be mapped.
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings(action="ignore"):
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # whatever a damaged pickle makes of its reader
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        # Whether it is damaged or hostile, torch may advise to read it by running it; that advice is not passed on.
+        if "unsupported global" in str(error).lower() or "unsupported class" in str(error).lower():
             raise ValueError(f"{file} holds more than tensors, which might run code; it is not read.") from None
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        lines = [line for line in str(error).splitlines() if "weights_only" not in line]
+        reason = next(iter(lines), type(error).__name__)
         raise ValueError(f"{file} is no whole PyTorch file: {reason}") from None
     for key in ("model_state_dict", "state_dict"):
         tensors = tensors.get(key, tensors) if isinstance(tensors, Mapping) else {key: tensors}

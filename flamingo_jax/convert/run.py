@@ -20,6 +20,7 @@ from flamingo_jax.convert.pretrained import Pretrained
 from flamingo_jax.convert.stored import Stored
 from flamingo_jax.data.tokenizer import Tokenizer
 
+_CHECKPOINTS = (".pt", ".bin", ".safetensors")
 VERSION = 1  # of the rules: another one when the same files become other weights
 
 
@@ -42,14 +43,20 @@ def open_source(
     find: (folder, config or None) -> model.
     Raises ValueError naming what is missing or does not fit.
     """
-    path, commit = fetch(source, revision)
     given = {name: value for name, value in (parts or {}).items() if value is not None}
+    if given and "/" in source and pathlib.Path(source).suffix in _CHECKPOINTS and not pathlib.Path(source).exists():
+        raise ValueError(f"There is no file {source}.")
+    path, commit = fetch(source, revision)
     if path.is_dir() and not given:
         return Source(source, path, commit, find(path))
+    if path.is_dir() and (path / "config.json").exists():
+        raise ValueError(f"{source} holds a model of its own; --language and the like belong to a checkpoint alone.")
+    if path.is_file() and path.suffix not in _CHECKPOINTS:
+        raise ValueError(f"{source} is a file; give the folder that holds it.")
     if missing := {"language", "vision"} - given.keys():
         raise ValueError(
-            f"{source} is no folder of a model; a checkpoint of OpenFlamingo needs --{' and --'.join(sorted(missing))} "
-            "too, where the rest is."
+            f"{source} is no folder of a model: give the folder that holds it or, of a checkpoint of OpenFlamingo, "
+            f"where the rest is: --{' and --'.join(sorted(missing))} too."
         )
     folders = {name: str(fetch(given[name])[0].absolute()) for name in ("language", "vision")}
     config = {
@@ -64,18 +71,29 @@ def open_source(
     return Source(source, path, commit, find(path, config))
 
 
-def render(source: Source, dtype: str | None = None) -> str:
-    """The plan as text: our weights, their shapes and types, and the tensors that they come from."""
+def render(source: Source, layout: str = "orbax", dtype: str | None = None) -> str:
+    """The plan as text: our weights, the shapes and types that they get, and the tensors that they come from.
+
+    Raises ValueError where ``convert`` would, but for the target.
+    """
+    _check(source, layout, dtype)
     rows, total = [], 0
-    for name, leaf in traverse.flatten_dict(source.model.weights, sep="/").items():
-        kind = str(dtype or leaf.dtype)
+    for path, leaf in traverse.flatten_dict(source.model.weights).items():
+        kind = source.model.stored_as(path, leaf, dtype)
         total += leaf.size * jax.numpy.dtype(kind).itemsize
-        rows.append((name, "x".join(map(str, leaf.shape)) or "1", kind, _origin(leaf)))
+        rows.append(("/".join(path), "x".join(map(str, leaf.shape)) or "1", kind, _origin(leaf)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
     ]
     return "\n".join([*lines, f"{len(rows)} weights, {total:,} bytes; nothing was read or written."])
+
+
+def _check(source: Source, layout: str, dtype: str | None):
+    """What ``layout`` writes of the source: see ``EXPORTS``. Raises ValueError when it does not fit."""
+    if dtype == "int8" and layout != "orbax":
+        raise ValueError(f"int8 is a type of our own folders in Orbax; --export={layout} needs float32 or bfloat16.")
+    return EXPORTS[layout][0](source.model)
 
 
 def _origin(leaf: Any) -> str:
@@ -90,13 +108,14 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
 
     Raises ValueError when ``target`` holds something else.
     """
-    if dtype == "int8" and layout != "orbax":
-        raise ValueError(f"int8 is a type of our own folders in Orbax; --export={layout} needs float32 or bfloat16.")
+    files, tensors = _check(source, layout, dtype)
     vocabulary = source.model.tokenizer()
     path, address = pathlib.Path(target).resolve(), _address(source, layout, dtype, vocabulary)
-    files, tensors = EXPORTS[layout][0](source.model)
     if _address_of(path) == address:
-        find(path)  # is it whole?
+        try:
+            find(path)
+        except ValueError as error:
+            raise ValueError(f"--target={target} is there already, but damaged ({error}); delete it.") from None
         return f"{target} holds this conversion already."
     files["config.json"] |= {"source": {"name": source.name, "commit": source.commit, "address": address}}
     with folder.whole(path) as draft:

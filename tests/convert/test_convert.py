@@ -11,15 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 import flamingo_jax
 from flamingo_jax.convert import folder as ours
 from flamingo_jax.convert import run
+from flamingo_jax.convert.__main__ import main
+from flamingo_jax.models.int8 import is_int8
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 LLAMA = GOLDEN / "language" / "llama3"
+IDEFICS = GOLDEN / "idefics" / "resampler" / "hf"
 CASES = ["language/llama3", "language/gptj", "vision/siglip2_naflex", "vision/dinov2_registers", "idefics/resampler/hf"]
 
 
@@ -125,7 +130,7 @@ def test_a_target_is_written_once(tmp_path):
 def test_a_target_that_lost_its_weights_is_said(tmp_path):
     convert(LLAMA, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "weights")
-    with pytest.raises(ValueError, match="out has no weights"):
+    with pytest.raises(ValueError, match="--target=.*out is there already, but damaged .*out has no weights"):
         convert(LLAMA, tmp_path / "out")
 
 
@@ -233,4 +238,45 @@ def test_the_command(tmp_path):
     assert done.returncode == 0 and f"{tmp_path}/out: " in done.stdout
     wrong = command(f"--source={LLAMA}", f"--target={tmp_path}/out")
     assert wrong.returncode == 1 and "is there already" in wrong.stderr and "Traceback" not in wrong.stderr
-    assert "Give --source" in command().stderr
+    assert "Give --source" in command().stderr and "Give --target" in command(f"--source={LLAMA}").stderr
+
+
+def test_the_plan_is_what_is_done(tmp_path):
+    """Types and bytes of 8-bit weights, and the refusals of the real run."""
+    source = run.open_source(str(IDEFICS))
+    lines = run.render(source, "orbax", "int8").splitlines()
+    planned = {line.split()[0]: line.split()[2] for line in lines[:-1]}
+    convert(IDEFICS, tmp_path / "out", "orbax", "int8")
+    leaves = jax.tree_util.tree_leaves_with_path(flamingo_jax.load(tmp_path / "out").variables, is_leaf=is_int8)
+    assert planned == {"/".join(part.key for part in path): str(leaf.dtype) for path, leaf in leaves}
+    for layout, dtype, words in (("open_flamingo", None, "no OpenFlamingo"), ("idefics", "int8", "int8 is a type of")):
+        with pytest.raises(ValueError, match=words):
+            run.render(source, layout, dtype)
+
+
+def test_what_is_no_source_is_said(tmp_path):
+    for source, parts, words in (
+        (LLAMA, {"language": str(LLAMA)}, "llama3 holds a model of its own; --language and the like belong to"),
+        (LLAMA / "config.json", None, "config.json is a file; give the folder that holds it"),
+        (LLAMA / "model.safetensors", None, "give the folder that holds it or, of a checkpoint of OpenFlamingo"),
+        (tmp_path / "no.pt", {"language": "x", "vision": "y"}, "There is no file .*no.pt"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run.open_source(str(source), parts=parts)
+
+
+def test_targets_that_cannot_be_are_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--target=.*file/out cannot be written: Not a directory"):
+        convert(LLAMA, tmp_path / "file" / "out")
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ours, "write_orbax", interrupted)
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(source=str(LLAMA), target=str(tmp_path / "out")), pytest.raises(SystemExit) as end:
+        main([""])
+    assert end.value.code == 130 and not list(tmp_path.iterdir())

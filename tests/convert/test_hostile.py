@@ -186,6 +186,13 @@ def test_types_may_differ_within_a_file(source):
     chex.assert_trees_all_equal(params, flamingo_jax.load(source).variables["params"])
 
 
+class Command:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch /tmp/flamingo_jax_bomb",)
+
+
 class Bomb:
     def __reduce__(self):
         return pathlib.Path.touch, (pathlib.Path("/tmp/flamingo_jax_bomb"),)
@@ -196,9 +203,10 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
     shutil.copy(LLAMA / "config.json", tmp_path)
     bomb = pathlib.Path("/tmp/flamingo_jax_bomb")
     bomb.unlink(missing_ok=True)
-    torch.save({"model.norm.weight": torch.ones(3), "x": Bomb()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="pytorch_model.bin holds more than tensors, which might run code"):
-        flamingo_jax.load(tmp_path)
+    for hostile in (Bomb(), Command()):
+        torch.save({"model.norm.weight": torch.ones(3), "x": hostile}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(ValueError, match="pytorch_model.bin holds more than tensors, which might run code"):
+            flamingo_jax.load(tmp_path)
     torch.save({"model.norm.weight": "no tensor"}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="pytorch_model.bin: model.norm.weight is no tensor but a str"):
         flamingo_jax.load(tmp_path)

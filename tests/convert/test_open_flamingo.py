@@ -109,7 +109,7 @@ def test_the_released_file(released, open_flamingo_folder, tmp_path, training):
     parts = {"language": str(language), "vision": str(vision), "eoc": config["eoc_token_id"]}
     print(run.convert(run.open_source(str(file), parts=parts), str(tmp_path / "out")))
     same(tmp_path / "out", open_flamingo_folder)
-    with pytest.raises(ValueError, match="needs --vision too"):
+    with pytest.raises(ValueError, match="where the rest is: --vision too"):
         run.open_source(str(file), parts={**parts, "vision": None})
 
 

@@ -67,6 +67,9 @@ def test_a_whole_model(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (1, 1, 28, 28, 3)).astype(np.uint8)
     tokens = [[1, 96, model.image_token, 96, 5, 6, 7]]
     assert 0 < near(model, flamingo_jax.load(folder, dtype="bfloat16"), tokens, images=images) < 0.2
+    run.convert(run.open_source(str(tmp_path / "out")), str(tmp_path / "plain"), "safetensors")
+    plain = flamingo_jax.load(tmp_path / "plain")
+    jax.tree.map(np.testing.assert_array_equal, plain.variables["params"], original.variables["params"])
     sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(one.variables["frozen"])) for one in (model, original)]
     assert sizes[0] < 0.45 * sizes[1]  # at this size the tables, which stay bfloat16, weigh much
 
