@@ -1,4 +1,4 @@
-"""What the commands that take a run's configuration share: the flag, its overrides, and errors of one sentence."""
+"""What the commands that take a run's configuration share: the flag, its overrides, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from flamingo_jax import config as configs
+from flamingo_jax.errors import HINT
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -22,9 +23,7 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=False,
     accept_new_attributes=True,  # a key that the file leaves at its default; ``check_path`` refuses what is unknown
 )
-TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 EXAMPLE = "--config=configs/base.py, or --config=configs/base.py:quick for a first look"
-HINT = "\n(--traceback shows where this arose)"
 
 
 def _load(path: str, *variant: str) -> object:

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from flamingo_jax import command
+from flamingo_jax import command, errors
 from flamingo_jax import config as configs
-from flamingo_jax.command import CONFIG, HINT, TRACEBACK, make_parser
+from flamingo_jax.command import CONFIG, make_parser
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.parts import part_of
 
 flags.adopt_module_key_flags(command)
+flags.adopt_module_key_flags(errors)
 _PARAMS = flags.DEFINE_bool("params", False, "Print the table of parameters by part.")
 
 
@@ -59,13 +60,9 @@ def main(argv: list[str]) -> None:
         sys.exit("flamingo_jax.plan: Say what to print: --params.")
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_platforms", "cpu")  # nothing is computed; the devices here do not matter
-    try:
+    with errors.as_sentences("flamingo_jax.plan"):
         config = configs.build(CONFIG.value)
         print(render(count(config.model)))
-    except ValueError as error:
-        if TRACEBACK.value:
-            raise
-        sys.exit(f"flamingo_jax.plan: {error}{HINT}")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ import warnings
 
 from absl import app, flags, logging
 
-from flamingo_jax import command
+from flamingo_jax import command, errors
 from flamingo_jax import config as configs
-from flamingo_jax.command import CONFIG, EXAMPLE, HINT, TRACEBACK, make_parser
+from flamingo_jax.command import CONFIG, EXAMPLE, make_parser
 from flamingo_jax.config import RunConfig
 from flamingo_jax.data.file import write_whole
 
 flags.adopt_module_key_flags(command)
+flags.adopt_module_key_flags(errors)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
 _LOCK = ".lock"
@@ -103,9 +104,10 @@ def main(argv: list[str]) -> None:
         sys.exit(f"flamingo_jax.train: Give a config: {EXAMPLE}.")
     if not flags.FLAGS["verbosity"].present:
         # The checkpoint library tells every detail at the default level, and an error five times over with tracebacks.
-        logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
+        logging.set_verbosity(logging.WARNING if errors.TRACEBACK.value else logging.FATAL)
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # the same library's, when it may not write
-    try:
+    again = f"The same command continues from the newest checkpoint in {_WORKDIR.value}."
+    with errors.as_sentences("flamingo_jax.train", again):
         if not _WORKDIR.value:
             raise ValueError("--workdir is empty; give a folder.")
         config = configs.build(CONFIG.value)
@@ -119,13 +121,6 @@ def main(argv: list[str]) -> None:
         with lock(workdir):
             check_workdir(config, workdir, _ACCEPT.value)
             pipeline.run(config, workdir)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. The same command continues from the newest checkpoint in {_WORKDIR.value}.")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        if TRACEBACK.value:
-            raise
-        sys.exit(f"flamingo_jax.train: {error}{HINT}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ import sys
 
 from absl import app, flags, logging
 
+from flamingo_jax import errors
+
+flags.adopt_module_key_flags(errors)
+
 SOURCE = flags.DEFINE_string("source", None, "Folder, OpenFlamingo's checkpoint.pt, or hub id.")
 TARGET = flags.DEFINE_string("target", None, "Folder to write; it must not exist, or be empty.")
 EXPORT = flags.DEFINE_enum(
@@ -31,7 +35,6 @@ VISION = flags.DEFINE_string("vision", None, "Of OpenFlamingo's checkpoint.pt: i
 EVERY = flags.DEFINE_integer("cross_attn_every_n_layers", None, "Of OpenFlamingo's checkpoint.pt, to be checked.")
 EOC = flags.DEFINE_integer("eoc_token_id", None, "Of OpenFlamingo's checkpoint.pt: the id of <|endofchunk|>.")
 MULTIHOST = flags.DEFINE_bool("multihost", False, "On every host of a pod: convert together, each its own part.")
-TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 
 
 def main(argv: list[str]) -> None:
@@ -41,9 +44,9 @@ def main(argv: list[str]) -> None:
         sys.exit("flamingo_jax.convert: Give --source=DIR_OR_HUB_ID.")
     if not (TARGET.value or DRY_RUN.value):
         sys.exit("flamingo_jax.convert: Give --target=DIR, or --dry_run to see the plan.")
-    logging.set_verbosity(logging.WARNING if TRACEBACK.value else logging.FATAL)
+    logging.set_verbosity(logging.WARNING if errors.TRACEBACK.value else logging.FATAL)
     parts = {"language": LANGUAGE.value, "vision": VISION.value, "every": EVERY.value, "eoc": EOC.value}
-    try:
+    with errors.as_sentences("flamingo_jax.convert", "Nothing was written."):
         import jax
 
         from flamingo_jax import sources
@@ -56,13 +59,6 @@ def main(argv: list[str]) -> None:
             print(run.render(source, EXPORT.value, DTYPE.value))
         else:
             print(run.convert(source, TARGET.value, EXPORT.value, DTYPE.value))
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        if TRACEBACK.value:
-            raise
-        sys.exit(f"flamingo_jax.convert: {error}\n(--traceback shows where this arose)")
 
 
 if __name__ == "__main__":

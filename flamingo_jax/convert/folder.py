@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import pathlib
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -121,41 +122,48 @@ def describe(model: Pretrained) -> dict[str, Any]:
 def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write into, which becomes ``target`` when all is written; else nothing is left of it.
 
-    All processes of a run may write; the first one moves it. Raises ValueError when ``target`` holds something.
+    All processes of a run may write; the first one moves it. Raises ValueError when ``target`` holds something, cannot
+    be written, or is being written by another conversion.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--target={target} is there already; delete it, or name another folder.")
     if target.is_mount():
         raise ValueError(f"--target={target} is a mounted disk, which cannot be moved to; name a folder on it.")
-    number, first = _agree(secrets.randbits(31)), jax.process_index() == 0
-    draft = target.parent / f".{target.name}.{number}.partial"
+    draft = target.parent / f".{target.name}.partial"
     made = [parent for parent in target.parents if not parent.exists()]
-    if first:
+    with _own(draft, target) if jax.process_index() == 0 else contextlib.nullcontext():
+        _meet("draft")
         try:
-            draft.mkdir(parents=True)
-        except OSError as error:
-            raise ValueError(f"--target={target} cannot be written: {error.strerror}.") from None
-    _meet("draft")
-    try:
-        yield draft
-        _meet("written")
-        if first:
-            try:
+            yield draft
+            _meet("written")
+            if jax.process_index() == 0:
                 draft.replace(target)
-            except OSError as error:
-                raise ValueError(f"--target={target} cannot be written: {error.strerror}.") from None
-        _meet("moved")
+            _meet("moved")
+        finally:
+            if jax.process_index() == 0:
+                shutil.rmtree(draft, ignore_errors=True)
+                with contextlib.suppress(OSError):  # of folders that were made for it, those that are empty now
+                    for parent in made:
+                        parent.rmdir()
+
+
+@contextlib.contextmanager
+def _own(draft: pathlib.Path, target: pathlib.Path) -> Iterator[None]:
+    """Makes the folder ``draft`` and locks it; what a killed process has left in it is removed."""
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        file = os.open(draft, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"--target={target} cannot be written: {error.strerror}.") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        for child in draft.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        yield
+    except BlockingIOError:
+        raise ValueError(f"--target={target} is being written by another conversion.") from None
     finally:
-        if first:
-            shutil.rmtree(draft, ignore_errors=True)
-            with contextlib.suppress(OSError):  # of folders that were made for it, those that are empty now
-                for parent in made:
-                    parent.rmdir()
-
-
-def _agree(number: int) -> int:
-    """The first process's number, for all."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
+        os.close(file)
 
 
 def _meet(name: str) -> None:

@@ -98,7 +98,7 @@ def _check(source: Source, layout: str, dtype: str | None):
 
 def _origin(leaf: Any) -> str:
     if not isinstance(leaf, Stored):
-        return "Orbax"
+        return "the same, in Orbax"
     names = [name for _, name in leaf.tensors.flat]
     return names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)})"
 
@@ -111,12 +111,17 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
     files, tensors = _check(source, layout, dtype)
     vocabulary = source.model.tokenizer()
     path, address = pathlib.Path(target).resolve(), _address(source, layout, dtype, vocabulary)
-    if _address_of(path) == address:
+    if _source_of(path).get("address") == address:
         try:
             find(path)
         except ValueError as error:
             raise ValueError(f"--target={target} is there already, but damaged ({error}); delete it.") from None
         return f"{target} holds this conversion already."
+    if (other := _source_of(path).get("name")) is not None:
+        raise ValueError(
+            f"--target={target} holds another conversion (of {other}, which has changed since, or with other options); "
+            "delete it, or name another folder."
+        )
     files["config.json"] |= {"source": {"name": source.name, "commit": source.commit, "address": address}}
     with folder.whole(path) as draft:
         if layout == "orbax":
@@ -137,12 +142,12 @@ def _size(path: pathlib.Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _address_of(path: pathlib.Path) -> str | None:
-    """The address that a folder of ours was written for."""
+def _source_of(path: pathlib.Path) -> dict:
+    """What a folder of ours says of its source."""
     try:
-        return json.loads((path / "config.json").read_text())["source"]["address"]
+        return dict(json.loads((path / "config.json").read_text())["source"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def _address(source: Source, layout: str, dtype: str | None, vocabulary: Tokenizer | None) -> str:

@@ -1,5 +1,6 @@
 """``python -m flamingo_jax.convert``: folders of ours hold what their sources held."""
 
+import importlib
 import json
 import pathlib
 import shutil
@@ -115,7 +116,7 @@ def test_a_target_is_written_once(tmp_path):
     assert "holds this conversion already" in convert(LLAMA, tmp_path / "out")
     before = sorted(tmp_path.rglob("*"))
     for other in ((LLAMA, "orbax", "bfloat16"), (LLAMA, "safetensors"), (GOLDEN / "language/gptj",)):
-        with pytest.raises(ValueError, match="out is there already; delete it, or name another folder"):
+        with pytest.raises(ValueError, match="out holds another conversion .of /.*llama3, which"):
             convert(other[0], tmp_path / "out", *other[1:])
     assert sorted(tmp_path.rglob("*")) == before
     copy = shutil.copytree(LLAMA, tmp_path / "copy")
@@ -123,7 +124,7 @@ def test_a_target_is_written_once(tmp_path):
     tensors = load_file(copy / "model.safetensors")
     tensors["model.norm.weight"][:] += 1  # another model of the same size
     save_file(tensors, copy / "model.safetensors")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="holds another conversion"):
         convert(copy, tmp_path / "out")
 
 
@@ -135,13 +136,25 @@ def test_a_target_that_lost_its_weights_is_said(tmp_path):
 
 
 def test_two_at_once_do_not_mix(tmp_path):
-    """The second one to end finds that the target is there."""
-    with pytest.raises(ValueError, match="out cannot be written: Directory not empty"):
-        with ours.whole(tmp_path / "out") as one:
-            (one / "a").touch()
-            with ours.whole(tmp_path / "out") as other:
-                (other / "b").touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "b"]
+    with ours.whole(tmp_path / "out") as draft:
+        (draft / "file").write_text("first")
+        with pytest.raises(ValueError, match="--target=.*out is being written by another conversion"):
+            convert(LLAMA, tmp_path / "out")
+    assert (tmp_path / "out" / "file").read_text() == "first" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path):
+    (tmp_path / ".out.partial" / "weights").mkdir(parents=True)
+    (tmp_path / ".out.partial" / "weights" / "half").touch()
+    convert(LLAMA, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (tmp_path / "out/weights/half").exists()
+
+
+def test_targets_that_hold_something_else_are_left(tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(ValueError, match="--target=.* is there already; delete it, or name another folder"):
+        convert(LLAMA, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_link_to_an_empty_folder_is_followed(tmp_path):
@@ -230,6 +243,12 @@ def command(*options):
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
 
 
+def test_all_commands_fit_into_one_process():
+    """Their options must not collide, whichever of them a program imports."""
+    for name in ("convert.__main__", "plan", "train"):
+        importlib.import_module(f"flamingo_jax.{name}")
+
+
 def test_the_command(tmp_path):
     plan = command(f"--source={LLAMA}", "--dry_run")
     assert plan.returncode == 0 and "self_attn.q_proj.weight .. model.layers.2" in plan.stdout
@@ -237,7 +256,7 @@ def test_the_command(tmp_path):
     done = command(f"--source={LLAMA}", f"--target={tmp_path}/out", "--dtype=bfloat16")
     assert done.returncode == 0 and f"{tmp_path}/out: " in done.stdout
     wrong = command(f"--source={LLAMA}", f"--target={tmp_path}/out")
-    assert wrong.returncode == 1 and "is there already" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert wrong.returncode == 1 and "holds another conversion" in wrong.stderr and "Traceback" not in wrong.stderr
     assert "Give --source" in command().stderr and "Give --target" in command(f"--source={LLAMA}").stderr
 
 

@@ -147,7 +147,7 @@ HOSTILE = {
         lambda root: (root / "config.json").write_text(
             json.dumps(json.loads((LLAMA / "config.json").read_text()) | {"hidden_size": -32})
         ),
-        "",
+        "a value of config.json is of a wrong type or size",
     ),
     "an unknown architecture": (
         lambda root: (root / "config.json").write_text('{"model_type": "mamba"}'),

@@ -1,0 +1,29 @@
+"""How every command ends when something is wrong: with one sentence for the person who typed it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from absl import flags
+
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+HINT = "\n(--traceback shows where this arose)"
+
+
+@contextlib.contextmanager
+def as_sentences(program: str, interrupted: str = "") -> Iterator[None]:
+    """Ends the program with status 1 on ValueError and OSError, and with 130 on Ctrl-C, which prints ``interrupted``.
+
+    With --traceback the errors pass.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {interrupted}".rstrip(), file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if TRACEBACK.value:
+            raise
+        sys.exit(f"{program}: {error}{HINT}")
