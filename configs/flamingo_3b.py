@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
             format="tar", source=f"{raw}/ltip/*.tar", size=SIZE, shards=1024, example=dict(length=64, **paired)
         ),
         vtp=dict(
-            format="video", source=f"{raw}/vtp/captions.csv", size=SIZE, shards=1024, fps=1.0,
+            format="table", source=f"{raw}/vtp/captions.csv", size=SIZE, shards=1024, fps=1.0,
             example=dict(length=64, frames=8, **paired),
         ),
     )  # fmt: skip

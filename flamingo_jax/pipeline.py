@@ -17,9 +17,10 @@ from collections.abc import Callable
 import jax
 
 from flamingo_jax import sources
-from flamingo_jax.config import RunConfig, StageConfig
+from flamingo_jax.config import CorpusConfig, DatasetConfig, RunConfig, StageConfig
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.data import prepare, record, stream, tokenizer
+from flamingo_jax.data import record, stream, tokenizer
+from flamingo_jax.data.prepare import is_prepared, prepare
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
@@ -78,20 +79,18 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
             world.write(workdir / "world", config.world, _counter("world"))
     for name, dataset in config.datasets.items():
         target = workdir / "data" / name
-        if not target.exists():
+        if not is_prepared(target):
             with _timed(f"prepare {name}", say):
-                report = prepare.prepare(
-                    dataset.format,
-                    dataset.source.replace("{workdir}", glob.escape(str(workdir))),
-                    target,
-                    size=dataset.size,
-                    fps=dataset.fps,
-                    max_frames=dataset.max_frames,
-                    shards=dataset.shards,
-                    progress=_counter(f"prepare {name}"),
-                )
+                report = prepare(_corpus(dataset, workdir), target, progress=_counter(f"prepare {name}"))
                 dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(report["drops"].items()))
                 say(f"{name}: {report['documents']} documents, {report['media']} media; dropped: {dropped or 'none'}")
+
+
+def _corpus(dataset: DatasetConfig, workdir: pathlib.Path) -> CorpusConfig:
+    """A dataset's raw files, with this run's folder in their paths."""
+    values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(CorpusConfig)}
+    escaped = glob.escape(str(workdir))
+    return CorpusConfig(**values | {k: values[k].replace("{workdir}", escaped) for k in ("source", "images")})
 
 
 def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:

@@ -4,6 +4,7 @@ Every part of the package takes the small dataclass that concerns it and nothing
 """
 
 from flamingo_jax.config.build import build, check_path, to_json
+from flamingo_jax.config.corpus import CorpusConfig, DuplicateRules, ImageRules, TextRules
 from flamingo_jax.config.language import LanguageConfig, LayerConfig, RopeConfig
 from flamingo_jax.config.model import PARTS, PRETRAINED, GatedConfig, ModelConfig, ResamplerConfig, TextTowerConfig
 from flamingo_jax.config.run import (
@@ -22,10 +23,13 @@ from flamingo_jax.config.suggest import suggest
 from flamingo_jax.config.vision import NFNetConfig, ViTConfig
 
 __all__ = [
+    "CorpusConfig",
     "DatasetConfig",
+    "DuplicateRules",
     "EvaluationConfig",
     "ExampleConfig",
     "GatedConfig",
+    "ImageRules",
     "LanguageConfig",
     "LayerConfig",
     "MeshConfig",
@@ -39,6 +43,7 @@ __all__ = [
     "RopeConfig",
     "RunConfig",
     "StageConfig",
+    "TextRules",
     "TextTowerConfig",
     "TokenizerConfig",
     "ViTConfig",

@@ -33,17 +33,23 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
 
 # The smallest sensible value of a number, or of a tuple's numbers, by its name in whatever part of the config it is.
 _AT_LEAST = (
-    dict.fromkeys("steps log_every batch_size queries max_new_tokens shards max_frames frames size length".split(), 1)
+    dict.fromkeys("steps log_every batch_size queries max_new_tokens max_frames frames size length".split(), 1)
     | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size patch_size".split(), 1)
     | dict.fromkeys("widths depths strides stem grid".split(), 1)
-    | dict.fromkeys("media warmup text_shots weight expansion window first graft".split(), 0)
+    | dict.fromkeys(
+        "media warmup text_shots weight expansion window first graft".split(),
+        0,
+    )
+    | dict.fromkeys("shards image_copies paragraph_copies distance min_words".split(), 0)
     | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
     | dict.fromkeys("position_offset registers projection".split(), 0)
     | dict.fromkeys("learning_rate clip epsilon softcap clip_qkv logit_softcap attention_scale".split(), 0)
     | dict.fromkeys("alibi_max variance_floor variance_epsilon magnitude original_length".split(), 0)
     | dict.fromkeys("fps embedding_scale residual_scale logit_scale temperature rope_theta std".split(), 1e-9)
 )
-_SHARES = frozenset("stochastic_depth label_smoothing decay_fraction p_next leading_space b1 b2".split())  # 0 to 1
+_SHARES = frozenset(
+    "stochastic_depth label_smoothing decay_fraction p_next leading_space max_bad b1 b2".split()
+)  # 0 to 1
 _MAY_BE_ZERO = {(ResamplerConfig, "frames"), (LanguageConfig, "head_size")}  # none, and the usual one
 
 

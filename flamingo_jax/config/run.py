@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from flamingo_jax.config.corpus import CorpusConfig
 from flamingo_jax.config.model import ModelConfig
 
 
@@ -53,20 +54,14 @@ class ExampleConfig:
     fill: tuple[int, int, int] = (124, 116, 104)
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetConfig:
-    """One dataset: where its raw files are, how they become records, and what its examples look like.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetConfig(CorpusConfig):
+    """One dataset: its raw files, how they become records, and what its examples look like.
 
-    format: html | tar | video | text. source: a glob; ``{workdir}`` stands for the run's folder.
+    In ``source`` and ``images``, ``{workdir}`` stands for the run's folder.
     """
 
-    format: str
-    source: str
     example: ExampleConfig
-    shards: int = 2
-    size: int = 320
-    fps: float = 1.0
-    max_frames: int = 32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ A page, an image with its caption and a clip with its caption are all documents;
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import msgpack
 
@@ -57,11 +58,39 @@ class Dropped:
 
     Attributes:
         reason: a short phrase from a small set, which reports count by.
-        place: where it was, and what exactly was wrong: for a person who wants to look.
+        place: where it was (file, and offset or key in it), and what exactly was wrong: for a person who wants to look.
+        bad: it is damaged or hostile, and not merely filtered out or absent; past a share of such the preparation ends.
     """
 
     reason: str
     place: str
+    bad: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """The file of an image or a clip. name: its address or path, for the report. read: its content, or why not."""
+
+    name: str
+    read: Callable[[], bytes | Dropped]
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """A document as its format has it: its media are files that have not been read yet.
+
+    Attributes:
+        key, text, positions, source: as in ``Document``; a page's key is its address.
+        media: the files of its images or clips.
+        clip: whether the media are clips; if None, their first bytes decide (a GIF is then an image).
+    """
+
+    key: str
+    text: str
+    positions: tuple[int, ...] = ()
+    media: tuple[Medium, ...] = ()
+    source: str = ""
+    clip: bool | None = None
 
 
 def encode(document: Document) -> bytes:

@@ -1,10 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files: opened, and written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
+from typing import BinaryIO
+
+from etils import epath
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -25,3 +28,19 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # in a folder without permission, the error above says it
             temporary.unlink(missing_ok=True)
+
+
+def open_file(path: str) -> BinaryIO:
+    """Opens a file, local or of an address such as ``gs://``, to be read. Raises OSError naming it."""
+    try:
+        return epath.Path(path).open("rb")
+    except OSError as error:
+        raise OSError(f"Cannot read the file {path}: {error.strerror or error}.") from None
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file. Raises OSError naming it."""
+    try:
+        return epath.Path(path).stat().length
+    except OSError as error:
+        raise OSError(f"Cannot read the file {path}: {error.strerror or error}.") from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 
 import numpy as np
 from PIL import Image, ImageStat
 
+from flamingo_jax.config import ImageRules
 from flamingo_jax.data.document import Dropped
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -35,22 +35,6 @@ _UPRIGHT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """Which images of a web page are kept; the paper's filters (A.3.1).
-
-    Attributes:
-        side: width and height are at least this many pixels (the paper's 64).
-        aspect: the longer side is at most this many times the shorter one (the paper's 3).
-        deviation: the standard deviation of a channel, 0..255, that an image needs so as not to count as a single
-            colour. The paper gives no number: 3 is above a JPEG's noise, and far below a word on white paper.
-    """
-
-    side: int = 64
-    aspect: float = 3.0
-    deviation: float = 3.0
-
-
 def decode(data: bytes, size: int | None = None) -> np.ndarray:
     """Decodes an image; of an animation the first frame.
 
@@ -72,7 +56,9 @@ def decode(data: bytes, size: int | None = None) -> np.ndarray:
         raise ValueError(f"Not a readable image of {len(data)} bytes: {error}.") from None
 
 
-def store(data: bytes, size: int, rules: Rules | None = None, place: str = "") -> bytes | Dropped:
+def store(
+    data: bytes, size: int, rules: ImageRules | None = None, place: str = "", quality: int = QUALITY
+) -> bytes | Dropped:
     """An image in the form that datasets hold: a JPEG whose longest side is at most ``size`` pixels.
 
     Args:
@@ -81,7 +67,7 @@ def store(data: bytes, size: int, rules: Rules | None = None, place: str = "") -
         rules: what else is dropped than files that cannot be decoded.
         place: where the image was, for the report.
     """
-    rules = rules or Rules(0, float("inf"), 0.0)
+    rules = rules or ImageRules(0, float("inf"), 0.0)
     try:
         with _open(data) as image:
             short, long = sorted(image.size)
@@ -91,15 +77,15 @@ def store(data: bytes, size: int, rules: Rules | None = None, place: str = "") -
                 return Dropped("image too long or wide", f"{place}: {image.width} x {image.height} pixels")
             image = _upright(image, size)
     except Exception as error:  # see ``decode``
-        return Dropped("image not readable", f"{place}: {error}")
+        return Dropped("image not readable", f"{place}: {error}", bad=True)
     if max(ImageStat.Stat(image).stddev) < rules.deviation:
         return Dropped("image of a single colour", place)
-    return _save(image)
+    return _save(image, quality)
 
 
-def encode(pixels: np.ndarray) -> bytes:
+def encode(pixels: np.ndarray, quality: int = QUALITY) -> bytes:
     """uint8 [H, W, 3] as a JPEG with full chroma resolution."""
-    return _save(Image.fromarray(pixels))
+    return _save(Image.fromarray(pixels), quality)
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -152,9 +138,9 @@ def _upright(image: Image.Image, size: int | None) -> Image.Image:
     return image
 
 
-def _save(image: Image.Image) -> bytes:
+def _save(image: Image.Image, quality: int = QUALITY) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

@@ -1,7 +1,6 @@
 """A dataset on disk: a folder of ArrayRecord files, one document a record, with a manifest.
 
-The folder appears whole: it is written under a temporary name beside its place and renamed at the end, so a reader
-finds a complete dataset or none.
+Files appear whole, and the manifest last, so a reader finds a complete dataset or none.
 """
 
 from __future__ import annotations
@@ -11,14 +10,17 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from array_record.python import array_record_data_source, array_record_module
+from etils import epath
 
 from flamingo_jax.data import document as document_lib
 from flamingo_jax.data.document import Document
+from flamingo_jax.data.file import write_whole
 
 MANIFEST = "manifest.json"
 
@@ -26,54 +28,63 @@ MANIFEST = "manifest.json"
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 
 
-def write(
-    directory: str | os.PathLike,
-    documents: Iterable[Document | bytes],
-    shards: int,
-    report: Mapping[str, Any] | None = None,
-) -> dict:
-    """Writes a dataset: document i becomes a record of shard ``i % shards``, in order.
+def write_file(path: str, records: Iterable[bytes]) -> dict:
+    """Writes one file of a dataset, which appears whole when the last record has been read.
 
     Args:
-        directory: where the dataset shall be; it must not exist yet, or be empty.
-        documents: read once; documents, or documents already encoded.
-        shards: number of files.
-        report: goes into the manifest as it is when the last document has been read.
+        path: of the file, on this machine or of an address such as ``gs://``.
+        records: encoded documents, read once.
 
     Returns:
-        The manifest: ``schema``, ``count``, ``files`` {name: {records, bytes, sha256}} and ``report``.
+        The file's entry in the manifest: records, bytes and sha256.
 
     Raises:
-        ValueError: no document came, or there is something at ``directory`` already.
         OSError: it cannot be written (full disk, no permission ...); the message names it.
-        Whatever ``documents`` raises. In all cases nothing is left behind.
+        Whatever ``records`` raises. In all cases no file is left.
     """
-    directory = Path(directory)
-    if shards < 1:
-        raise ValueError(f"A dataset cannot have {shards} shards; give at least 1.")
-    temporary = directory.with_name(f".{directory.name}.partial")
+    target = epath.Path(path)
+    local = Path(path) if "://" not in path else Path(tempfile.mkdtemp()) / target.name
+    draft = local.with_name(f".{local.name}.partial")
     try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ValueError(f"{directory} exists already; remove it to prepare the dataset anew.")
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise _unwritable(directory, error.strerror or error) from None
-    try:
-        counts = _write_shards(directory, temporary, documents, shards)
-        manifest = {
-            "schema": document_lib.SCHEMA,
-            "count": sum(counts.values()),
-            "files": {name: {"records": count, **_fingerprint(temporary / name)} for name, count in counts.items()},
-            "report": dict(report or {}),
-        }
-        _write_durably(temporary / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
-        _publish(temporary, directory)
-        return manifest
-    except _WriteError as error:
-        raise _unwritable(directory, error.args[0]) from None
+        count = _write_records(draft, records)
+        entry = {"records": count, **_fingerprint(draft)}
+        os.replace(draft, local)
+        if "://" in path:  # an object store shows a file when it is whole
+            epath.Path(local).copy(target, overwrite=True)
+            shutil.rmtree(local.parent)
+        return entry
+    except (_WriteError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.args[0]
+        raise OSError(f"Cannot write {path}: {str(reason or error).rstrip('.')}.") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        draft.unlink(missing_ok=True)
+
+
+def write_manifest(directory: str | os.PathLike, files: Mapping[str, dict], report: Mapping, plan: str = "") -> dict:
+    """Makes a folder with the files ``files`` {name: entry} a dataset. Returns its manifest.
+
+    Args:
+        files: {name: what ``write_file`` returned}.
+        report: goes into the manifest as it is.
+        plan: what tells another preparation that it would do the same.
+    """
+    manifest = {
+        "schema": document_lib.SCHEMA,
+        "count": sum(entry["records"] for entry in files.values()),
+        "files": dict(files),
+        "report": dict(report),
+        "plan": plan,
+    }
+    write_text(f"{os.fspath(directory)}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False))
+    return manifest
+
+
+def write_text(path: str, content: str | bytes) -> None:
+    """Writes a small file whole or not at all, on this machine or of an address such as ``gs://``."""
+    if "://" not in path:
+        write_whole(path, content)
+    else:  # an object store shows a file when it is whole
+        epath.Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Source:
@@ -82,7 +93,7 @@ class Source:
     Records are read and checked when asked for; files are opened then.
 
     Attributes:
-        manifest: what ``write`` returned.
+        manifest: what ``write_manifest`` returned.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -150,67 +161,34 @@ class _WriteError(Exception):
     """The reason why a file could not be written."""
 
 
-def _unwritable(directory: Path, reason: Any) -> OSError:
-    return OSError(f"Cannot write the dataset {directory}: {str(reason).rstrip('.')}; nothing was left there.")
-
-
-def _write_shards(
-    directory: Path, temporary: Path, documents: Iterable[Document | bytes], shards: int
-) -> dict[str, int]:
-    names = [f"{i:05d}-of-{shards:05d}.array_record" for i in range(shards)]
-    writers = [array_record_module.ArrayRecordWriter(str(temporary / name), _WRITER_OPTIONS) for name in names]
+def _write_records(path: Path, records: Iterable[bytes]) -> int:
+    writer = None
     count = 0
     try:
-        for item in documents:
-            _call(writers[count % shards].write, item if isinstance(item, bytes) else document_lib.encode(item))
+        for item in records:
+            if writer is None:  # opened late, so that an error of the first record leaves nothing
+                writer = _call(array_record_module.ArrayRecordWriter, str(path), _WRITER_OPTIONS)
+            _call(writer.write, item)
             count += 1
-        for writer in writers:
-            _call(writer.close)
+        writer = writer or _call(array_record_module.ArrayRecordWriter, str(path), _WRITER_OPTIONS)
+        _call(writer.close)
     finally:
-        for writer in writers:  # after an error; what follows from it is not worth a word
-            with contextlib.suppress(RuntimeError):
+        if writer is not None:
+            with contextlib.suppress(RuntimeError):  # after an error; what follows from it is not worth a word
                 writer.close()
-    if not count:
-        raise ValueError(f"No document came for {directory}; check its source.")
-    return {name: (count - i + shards - 1) // shards for i, name in enumerate(names)}
+    return count
 
 
-def _call(method: Callable, *arguments: Any) -> None:
+def _call(method: Callable, *arguments: Any) -> Any:
     """Calls a method of a writer. It writes in the background, so a full disk shows at some later call, or at close."""
     try:
-        method(*arguments)
+        return method(*arguments)
     except RuntimeError as error:  # e.g. "write() failed: No space left on device; writing /path; at byte 0; ..."
         raise _WriteError(str(error).split(";")[0].split("failed: ")[-1]) from None
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-            return {"bytes": file.tell(), "sha256": digest}
-    except OSError as error:
-        raise _WriteError(error.strerror) from None
-
-
-def _write_durably(path: Path, text: str) -> None:
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _WriteError(error.strerror) from None
-
-
-def _publish(temporary: Path, directory: Path) -> None:
-    try:
-        os.replace(temporary, directory)
-    except OSError as error:
-        raise _WriteError(error.strerror) from None
-    with contextlib.suppress(OSError):  # makes the new name survive a power cut, where the file system can do so
-        handle = os.open(directory.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+        return {"bytes": file.tell(), "sha256": digest}

@@ -1,4 +1,4 @@
-"""Clips: video files -> frames at given times -> documents whose single medium has many frames."""
+"""Clips: video files -> frames at given times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import av
 import numpy as np
 
 from flamingo_jax.data import image
-from flamingo_jax.data.document import Document, Dropped
 
 MAX_PIXELS = 4096 * 2304
 """Of one frame; larger videos are refused by their header."""
@@ -30,21 +29,13 @@ _SIGNATURES = (
     (0, b"GIF8", "gif"),
 )
 
+_IMAGES = (b"avif", b"avis", b"mif1", b"heic", b"heix")  # kinds of "ftyp" that are no videos
 _SLACK = 1e-3  # seconds: time bases such as 1/90000 or 1/1000 round
 
 
-def document(
-    video: str | os.PathLike | bytes, caption: str, key: str, source: str, *, fps: float, max_frames: int, size: int
-) -> Document | Dropped:
-    """A clip and its caption as a document. Arguments as in ``decode`` and ``Document``."""
-    caption = " ".join(caption.split())
-    if not caption:
-        return Dropped("clip without caption", key)
-    try:
-        frames = decode(video, fps=fps, max_frames=max_frames, size=size)
-    except ValueError as error:
-        return Dropped("clip not readable", f"{key}: {error}")
-    return Document(key, caption, (0,), (tuple(image.encode(frame) for frame in frames),), source)
+def is_video(data: bytes) -> bool:
+    """Whether these are the first bytes of a video file; a GIF counts as an image here."""
+    return any(data[o : o + len(s)] == s for o, s, name in _SIGNATURES if name != "gif") and data[8:12] not in _IMAGES
 
 
 def decode(

@@ -11,11 +11,13 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from flamingo_jax.data.document import Document, Dropped
+from flamingo_jax.data.corpus import Corpus, Task
+from flamingo_jax.data.document import Dropped, Medium, Raw
+from flamingo_jax.data.file import open_file
 
 MAX_BYTES = 50_000_000
 """Longer pages are dropped: they are data dumps."""
@@ -87,42 +89,31 @@ class Page:
     addresses: tuple[tuple[str, ...], ...]
 
 
-def document(
-    data: bytes, url: str, lookup: Callable[[str], bytes | Dropped], key: str, source: str = ""
-) -> Iterator[Document | Dropped]:
-    """Yields a Dropped for each image that is left out, and then the page's document, or a Dropped in its place.
+def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
+    """The page of an HTML file, which its folder stands for the root of the site of."""
+    with open_file(task.path) as file:
+        data = file.read(MAX_BYTES + 1)
+    name = corpus.name(task.path)
+    yield page(data, "file:///" + quote(name), corpus.find, name, name)
+
+
+def page(data: bytes, url: str, find: Callable[[str], bytes | Dropped], key: str, source: str = "") -> Raw | Dropped:
+    """A page as a document, its images not read yet.
 
     Args:
         data: the HTML file.
         url: the page's own address, which relative ones are resolved against.
-        lookup: an absolute address -> an encoded image, or why there is none.
-        key, source: see ``Document``.
+        find: an absolute address -> the image's file, or why there is none.
+        key, source: see ``Raw``.
     """
     if len(data) > MAX_BYTES:
-        yield Dropped("page too long", f"{key}: {len(data)} bytes")
-        return
+        return Dropped("page too long", f"{key}: {len(data)} bytes", bad=True)
     try:
-        page = extract(data, url)
+        found = extract(data, url)
     except ValueError as error:
-        yield Dropped("page nested too deeply", f"{key}: {error}")
-        return
-    if not page.positions:
-        yield Dropped("page without images", key)
-        return
-    positions, media = [], []
-    for position, addresses in zip(page.positions, page.addresses, strict=True):
-        image = _first(lookup, addresses, key)
-        if isinstance(image, Dropped):
-            yield image
-        else:
-            positions.append(position)
-            media.append((image,))
-    if not media:
-        yield Dropped("page left without images", key)
-    elif not page.text:
-        yield Dropped("page without text", key)
-    else:
-        yield Document(key, page.text, tuple(positions), tuple(media), source)
+        return Dropped("page nested too deeply", f"{key}: {error}", bad=True)
+    media = tuple(Medium((*a, "<img>")[0], functools.partial(first, find, a)) for a in found.addresses)
+    return Raw(key, found.text, found.positions, media, source, clip=False)
 
 
 def extract(data: bytes, url: str) -> Page:
@@ -272,15 +263,15 @@ def _candidates(node: LexborNode, attributes: dict[str, str | None]) -> list[str
     return list(dict.fromkeys(a for a in stripped if a and not a.lower().startswith("data:")))[:MAX_CANDIDATES]
 
 
-def _first(lookup: Callable[[str], bytes | Dropped], addresses: tuple[str, ...], key: str) -> bytes | Dropped:
+def first(find: Callable[[str], bytes | Dropped], addresses: tuple[str, ...]) -> bytes | Dropped:
     """The first image that is there; else what happened to the best of the addresses."""
     reasons = []
     for address in addresses:
-        image = lookup(address)
+        image = find(address)
         if not isinstance(image, Dropped):
             return image
-        reasons.append(Dropped(image.reason, f"{key}: {image.place}"))
-    return reasons[0] if reasons else Dropped("image without address", key)
+        reasons.append(image)
+    return reasons[0] if reasons else Dropped("image without address", "an <img> without address")
 
 
 def _join(base: str, address: str) -> str:

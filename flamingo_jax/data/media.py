@@ -1,0 +1,166 @@
+"""Media that raw files name by address or file name: found in a folder, or in an index of addresses."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from etils import epath
+
+from flamingo_jax.data.corpus import find_files
+from flamingo_jax.data.document import Dropped
+from flamingo_jax.data.file import open_file
+from flamingo_jax.data.formats import tar
+
+MAX_BYTES = 500_000_000
+"""Larger files of media are not read."""
+
+_ENTRY = np.dtype([("address", "u8"), ("file", "u4"), ("offset", "u8"), ("size", "i8")])  # size -1: the whole file
+
+
+def in_folder(folder: str) -> Callable[[str], bytes | Dropped]:
+    """Finds names relative to ``folder``, and ``file:`` addresses, whose root the folder stands for."""
+    return functools.partial(_in_folder, folder)
+
+
+def _in_folder(folder: str, address: str) -> bytes | Dropped:
+    if "://" in address:
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            return Dropped("medium elsewhere", address)
+        if parts.scheme != "file" or parts.netloc:
+            return Dropped("medium elsewhere", address)
+        address = unquote(parts.path)
+    name = address.lstrip("/")
+    # urljoin cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine.
+    if ".." in name.replace("\\", "/").split("/") or "\0" in name:
+        return Dropped("medium elsewhere", address)
+    return _read(os.path.join(folder, name), 0, -1, name)
+
+
+def _read(path: str, offset: int, size: int, place: str) -> bytes | Dropped:
+    try:
+        if "://" not in path:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
+                return Dropped("medium missing", f"{place} is no file")
+        length = epath.Path(path).stat().length if size < 0 else size
+        if length > MAX_BYTES:
+            return Dropped("medium too large", f"{place}: {length} bytes", bad=True)
+        with epath.Path(path).open("rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        return Dropped("medium missing", f"{place}: {getattr(error, 'strerror', None) or error}")
+    return data if len(data) == length else Dropped("medium cut off", place, bad=True)
+
+
+class Index:
+    """Finds media by their addresses, as ``write_index`` wrote down where they are; others in a folder."""
+
+    def __init__(self, path: str, folder: str):
+        """Raises OSError naming ``path`` if it cannot be read."""
+        self._files = json.loads(open_file(f"{path}.json").read())
+        where = epath.Path(f"{path}.npy")
+        local = "://" not in path
+        self._entries = np.load(path + ".npy", mmap_mode="r") if local else np.load(io.BytesIO(where.read_bytes()))
+        self._folder = in_folder(folder)
+
+    def __call__(self, address: str) -> bytes | Dropped:
+        key = _hash(address)
+        at = int(np.searchsorted(self._entries["address"], key))
+        if at < len(self._entries) and self._entries["address"][at] == key:
+            _, file, offset, size = self._entries[at].item()
+            return _read(self._files[file], offset, size, address)
+        if "://" in address and not address.startswith("file:"):
+            return Dropped("medium missing", address)
+        return self._folder(address)
+
+
+def write_index(source: str, path: str) -> None:
+    """Writes ``path``.npy and .json: where the media of a glob of img2dataset's tars, or of tables url -> file, are.
+
+    Raises ValueError when nothing matches, a table lacks the columns url and file, or a file is of another format.
+    """
+    files, entries = [], []
+    numbers: dict[str, int] = {}
+    for name in find_files(source):
+        for address, file, offset, size in _entries(name):
+            if file not in numbers:
+                numbers[file] = len(files)
+                files.append(file)
+            entries.append((_hash(address), numbers[file], offset, size))
+    array = np.array(entries, _ENTRY)
+    _, first = np.unique(array["address"], return_index=True)  # of equal addresses the first one
+    buffer = io.BytesIO()
+    np.save(buffer, array[first])
+    epath.Path(f"{path}.npy").write_bytes(buffer.getvalue())
+    epath.Path(f"{path}.json").write_text(json.dumps(files))
+
+
+def _hash(address: str) -> int:
+    return int.from_bytes(hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def _entries(path: str) -> Iterator[tuple[str, str, int, int]]:
+    """(address, file, offset, size) of each medium that a file lists."""
+    if path.endswith(".tar"):
+        yield from _tar_entries(path)
+    elif path.endswith(".parquet"):
+        yield from _table_entries(path, _parquet_rows(path))
+    elif path.endswith((".csv", ".tsv")):
+        with open_file(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+            yield from _table_entries(path, csv.DictReader(text, delimiter="\t" if path.endswith(".tsv") else ","))
+    else:
+        raise ValueError(f"images={path!r}: give a folder, img2dataset's .tar files, or .csv, .tsv, .parquet tables.")
+
+
+def _tar_entries(path: str) -> Iterator[tuple[str, str, int, int]]:
+    key, found, address = None, None, ""
+    try:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                stem, suffix = tar.split_name(member.name)
+                if stem != key:
+                    if found and address:
+                        yield (address, path, *found)
+                    key, found, address = stem, None, ""
+                if suffix in (*tar.IMAGES, *tar.CLIPS):
+                    found = (member.offset_data, member.size)
+                elif suffix == "json" and member.size < tar.MAX_MEMBER:
+                    fields = json.loads(archive.extractfile(member).read())
+                    address = fields.get("url") if isinstance(fields, dict) else ""
+                    address = address if isinstance(address, str) else ""
+                archive.members.clear()
+            if found and address:
+                yield (address, path, *found)
+    except (tarfile.TarError, ValueError, RecursionError, EOFError):
+        return  # what comes before a damage is found; what comes after it is reported as missing
+
+
+def _table_entries(path: str, rows) -> Iterator[tuple[str, str, int, int]]:
+    folder = os.path.dirname(path)
+    for row in rows:
+        if "url" not in row or "file" not in row:
+            raise ValueError(f"images={path!r} must have the columns url and file, but has {', '.join(row)}.")
+        if row["url"] and row["file"]:
+            yield row["url"], os.path.join(folder, row["file"]), 0, -1
+
+
+def _parquet_rows(path: str) -> Iterator[dict]:
+    import pyarrow.parquet as pq
+
+    with open_file(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()

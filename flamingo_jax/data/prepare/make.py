@@ -1,0 +1,116 @@
+"""From a document as its format has it to one of a dataset: filtered, its media decoded and stored at their size."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+from flamingo_jax.config import CorpusConfig
+from flamingo_jax.data import image, video
+from flamingo_jax.data.document import Document, Dropped, Medium, Raw
+from flamingo_jax.data.filters.duplicates import Duplicates
+from flamingo_jax.data.filters.text import judge
+from flamingo_jax.data.formats import FORMATS
+
+MAX_CAPTION = 100_000
+"""Characters of a pair's text: a longer one is no caption."""
+
+MAX_IMAGE_BYTES = 50_000_000
+"""Larger image files are not decoded."""
+
+_CACHE_BYTES = 64_000_000  # of stored images: the pages of a site share theirs
+
+
+class Maker:
+    """Makes documents of one corpus; it keeps the images that it stored already, for pages share them."""
+
+    def __init__(self, options: CorpusConfig, duplicates: Duplicates):
+        self._options = options
+        self._kind = FORMATS[options.format].kind
+        self._duplicates = duplicates
+        self._stored: dict[bytes, bytes | Dropped] = {}
+        self._cached = 0
+
+    def __call__(self, raw: Raw, task: int) -> Iterator[Document | Dropped]:
+        """Yields a Dropped for each medium that is left out, and then the document, or a Dropped in its place.
+
+        task: the number of the task that ``raw`` comes from; of equal pages that of the first task is kept.
+        """
+        kept = {"page": self._page, "pair": self._pair, "text": lambda raw, _: raw}[self._kind](raw, task)
+        if isinstance(kept, Dropped):
+            yield kept
+            return
+        positions, media = [], []
+        seen = set()
+        for position, medium in zip(kept.positions, kept.media, strict=True):
+            frames = self._medium(medium, raw.clip, seen)
+            if isinstance(frames, Dropped):
+                yield dataclasses.replace(frames, place=f"{raw.key}: {frames.place}")
+            else:
+                positions.append(position)
+                media.append(frames)
+        if media or self._kind == "text":
+            yield Document(raw.key, kept.text, tuple(positions), tuple(media), raw.source)
+        elif self._kind == "page":
+            yield Dropped("page left without images", raw.key)
+
+    def _page(self, raw: Raw, task: int) -> Raw | Dropped:
+        if not raw.media:
+            return Dropped("page without images", raw.key)
+        if not raw.text.strip():
+            return Dropped("page without text", raw.key)
+        if self._duplicates.is_repeated_page(raw, task):
+            return Dropped("page repeated", raw.key)
+        raw = self._duplicates.without_repeated_paragraphs(raw)
+        if self._options.format in self._options.text.formats and (reason := judge(raw.text, self._options.text)):
+            return Dropped(reason, raw.key)
+        return raw if raw.text.strip() else Dropped("page without text", raw.key)
+
+    def _pair(self, raw: Raw, task: int) -> Raw | Dropped:
+        caption = " ".join(raw.text.split())
+        if not caption:
+            return Dropped("pair without caption", raw.key)
+        if len(caption) > MAX_CAPTION:
+            return Dropped("caption too long", f"{raw.key}: {len(caption)} characters", bad=True)
+        return dataclasses.replace(raw, text=caption, positions=(0,) * len(raw.media))
+
+    def _medium(self, medium: Medium, clip: bool | None, seen: set[bytes]) -> tuple[bytes, ...] | Dropped:
+        data = medium.read()
+        if isinstance(data, Dropped):
+            return data
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if self._kind == "page" and digest in seen:
+            return Dropped("image repeated in its page", medium.name)
+        seen.add(digest)
+        if self._duplicates.is_repeated_image(digest):
+            return Dropped("image repeated", medium.name)
+        if clip or (clip is None and video.is_video(data)):
+            return self._clip(data, medium.name)
+        found = self._stored.get(digest)
+        if found is None:
+            found = self._image(data, medium.name)
+            self._cached += len(found) if isinstance(found, bytes) else 200
+            if self._cached > _CACHE_BYTES:
+                self._stored.clear()
+                self._cached = 0
+            self._stored[digest] = found
+        return found if isinstance(found, Dropped) else (found,)
+
+    def _image(self, data: bytes, name: str) -> bytes | Dropped:
+        options = self._options
+        if len(data) > MAX_IMAGE_BYTES:
+            return Dropped("image too large", f"{name}: {len(data)} bytes", bad=True)
+        rules = options.image if self._kind == "page" else None
+        stored = image.store(data, options.size, rules, name, options.quality)
+        if isinstance(stored, bytes) and self._duplicates.looks_like_evaluation(stored):
+            return Dropped("image of an evaluation", name)
+        return stored
+
+    def _clip(self, data: bytes, name: str) -> tuple[bytes, ...] | Dropped:
+        options = self._options
+        try:
+            frames = video.decode(data, fps=options.fps, max_frames=options.max_frames, size=options.size)
+        except ValueError as error:
+            return Dropped("clip not readable", f"{name}: {error}", bad=True)
+        return tuple(image.encode(frame, options.quality) for frame in frames)

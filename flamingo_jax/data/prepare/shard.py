@@ -1,0 +1,154 @@
+"""The work on one shard: what every driver calls, on whatever machine, with the folder of the dataset and a number.
+
+Results are files in that folder, which appear whole; a piece of work whose file is there is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from etils import epath
+
+from flamingo_jax.data import media, record
+from flamingo_jax.data.corpus import Corpus, find_files
+from flamingo_jax.data.document import Document, Dropped, Raw, encode
+from flamingo_jax.data.filters import duplicates
+from flamingo_jax.data.formats import FORMATS
+from flamingo_jax.data.prepare.make import Maker
+from flamingo_jax.data.prepare.plan import Plan, load_plan
+
+INDEX, REPEATED, EVALUATION = "media", "repeated.npy", "evaluation.npy"  # made from all raw files before the shards
+CENSUS = ".census.npy"
+HASHED = 1000  # image files of a benchmark that are hashed at once
+_FIRST_LOOK = 1000  # outcomes before a shard's share of bad ones says anything
+
+Report = Callable[[int], None]
+"""Is told how many bytes of raw files are done."""
+
+
+def count_shard(target: str, index: int, report: Report) -> None:
+    """Counts what occurs in the raw files of a shard: see ``filters.duplicates``."""
+    plan = load_plan(target)
+    rows = (
+        (key, number)
+        for number, raw in _raws(plan, target, index, report)
+        if isinstance(raw, Raw)
+        for key in duplicates.census(raw, plan.options.duplicates)
+    )
+    chunks = iter(lambda: list(itertools.islice(rows, 1_000_000)), [])
+    counted = functools.reduce(
+        lambda a, b: duplicates.merge([a, b]), map(duplicates.count, chunks), duplicates.count([])
+    )
+    save_array(f"{target}/{plan.name(index)}{CENSUS}", counted)
+
+
+def hash_evaluation(target: str, index: int, report: Report) -> None:
+    """Hashes ``HASHED`` image files of the benchmarks."""
+    files = find_files(load_plan(target).options.duplicates.evaluation)[index * HASHED : (index + 1) * HASHED]
+    save_array(f"{target}/{index:05d}.{EVALUATION}", duplicates.hash_images(files))
+    report(len(files))
+
+
+def write_shard(target: str, index: int, report: Report) -> None:
+    """Writes a shard of the dataset and beside it a .json with what its part of the manifest says.
+
+    Raises ValueError when more of the raw files than ``max_bad`` is damaged, OSError when a file cannot be read or
+    written.
+    """
+    plan = load_plan(target)
+    found, evaluation = (
+        load_array(f"{target}/{name}") if epath.Path(f"{target}/{name}").exists() else empty
+        for name, empty in ((REPEATED, duplicates.count([])), (EVALUATION, np.empty(0, np.uint64)))
+    )
+    make = Maker(plan.options, duplicates.Duplicates(found, evaluation, plan.options.duplicates.distance))
+    tally = Tally(plan.options.max_bad)
+    outcomes = (
+        outcome
+        for number, raw in _raws(plan, target, index, report)
+        for outcome in ([raw] if isinstance(raw, Dropped) else make(raw, number))
+    )
+    name = plan.name(index)
+    entry = record.write_file(f"{target}/{name}.array_record", map(encode, tally.filter(outcomes)))
+    if tally.listed:
+        epath.Path(f"{target}/{name}.bad.jsonl").write_text("".join(tally.listed))
+    record.write_text(f"{target}/{name}.json", json.dumps({"entry": entry, "report": tally.report}))
+
+
+def _raws(plan: Plan, target: str, index: int, report: Report) -> Iterator[tuple[int, Raw | Dropped]]:
+    """(number of its task, item) for all items of a shard, in order."""
+    base = plan.options.images if epath.Path(plan.options.images or "-").is_dir() else plan.root
+    indexed = epath.Path(f"{target}/{INDEX}.json").exists()
+    find = media.Index(f"{target}/{INDEX}", base) if indexed else media.in_folder(base)
+    corpus = Corpus(plan.options, plan.root, find)
+    read = FORMATS[plan.options.format].read
+    for number, task in enumerate(plan.shards[index], plan.number(index)):
+        for item in read(task, corpus):
+            yield number, item
+        report(task.size)
+
+
+class Tally:
+    """Counts what becomes of raw files.
+
+    Attributes:
+        report: documents, media, drops {reason: count}, first_drops {reason: place}, bad: how many were damaged.
+        listed: a line of JSON for each that was damaged.
+    """
+
+    def __init__(self, max_bad: float):
+        self.report = {"documents": 0, "media": 0, "bad": 0, "drops": {}, "first_drops": {}}
+        self.listed: list[str] = []
+        self._max_bad = max_bad
+
+    def filter(self, outcomes: Iterator[Document | Dropped]) -> Iterator[Document]:
+        """Passes documents on and counts the rest. Raises ValueError past the share of damaged input."""
+        report = self.report
+        for outcome in outcomes:
+            if isinstance(outcome, Document):
+                report["documents"] += 1
+                report["media"] += len(outcome.media)
+                yield outcome
+                continue
+            report["drops"][outcome.reason] = report["drops"].get(outcome.reason, 0) + 1
+            report["first_drops"].setdefault(outcome.reason, outcome.place)
+            if outcome.bad:
+                report["bad"] += 1
+                self.listed.append(json.dumps(dataclasses.asdict(outcome)) + "\n")
+                check_share(report, self._max_bad, _FIRST_LOOK)
+
+
+def check_share(report: dict, most: float, least: int) -> None:
+    """Raises ValueError when of ``least`` outcomes or more the share of damaged ones is above ``most``."""
+    total = report["documents"] + report["media"] + sum(report["drops"].values())
+    if report["bad"] > most * total and total >= least:
+        firsts = "\n".join(f"  {n} x {r} (first: {report['first_drops'][r]})" for r, n in report["drops"].items())
+        raise ValueError(
+            f"{report['bad']} of {total} documents and media are damaged, more than max_bad={most}:\n{firsts}\n"
+            "Mend the raw files, or give a larger max_bad to leave them out."
+        )
+
+
+def save_array(path: str, array: np.ndarray) -> None:
+    """Writes an array as .npy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    record.write_text(path, buffer.getvalue())
+
+
+def load_array(path: str) -> np.ndarray:
+    return np.load(io.BytesIO(epath.Path(path).read_bytes()))
+
+
+def add(report: dict, part: dict) -> None:
+    """Adds the report of a shard to that of all before it."""
+    for key in ("documents", "media", "bad"):
+        report[key] += part[key]
+    for reason, count in part["drops"].items():
+        report["drops"][reason] = report["drops"].get(reason, 0) + count
+        report["first_drops"].setdefault(reason, part["first_drops"][reason])
