@@ -65,11 +65,12 @@ class TextRules:
 class DuplicateRules:
     """What is left out because it is elsewhere already; nothing by default, as in the paper's M3W (A.3.4).
 
-    All but the last two need a pass over all raw files before the one that writes.
+    The first three need a pass over all raw files before the one that writes.
 
     pages: keep one page of each address. image_copies: leave out images, the same byte for byte, that occur in the
     corpus more often than this (OBELICS: 10; 0: never). paragraph_copies: leave out a page's paragraphs that the pages
     of one site repeat more often than this (OBELICS: 1; 0: never).
+    in_page: leave out an image that its page has shown before, as OBELICS does.
     evaluation: a glob of image files, those of benchmarks; images that look like one of them are left out, as the paper
     does for ALIGN and LTIP. distance: bits of 64 in which the perceptual hashes of two images that look alike differ
     at most.
@@ -78,6 +79,7 @@ class DuplicateRules:
     pages: bool = False
     image_copies: int = 0
     paragraph_copies: int = 0
+    in_page: bool = False
     evaluation: str = ""
     distance: int = 4
 

@@ -57,7 +57,8 @@ def write_file(path: str, records: Iterable[bytes]) -> dict:
         reason = error.strerror if isinstance(error, OSError) else error.args[0]
         raise OSError(f"Cannot write {path}: {str(reason or error).rstrip('.')}.") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder without permission, the error above says it
+            draft.unlink(missing_ok=True)
 
 
 def write_manifest(directory: str | os.PathLike, files: Mapping[str, dict], report: Mapping, plan: str = "") -> dict:
@@ -75,16 +76,8 @@ def write_manifest(directory: str | os.PathLike, files: Mapping[str, dict], repo
         "report": dict(report),
         "plan": plan,
     }
-    write_text(f"{os.fspath(directory)}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False))
+    write_whole(f"{os.fspath(directory)}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False))
     return manifest
-
-
-def write_text(path: str, content: str | bytes) -> None:
-    """Writes a small file whole or not at all, on this machine or of an address such as ``gs://``."""
-    if "://" not in path:
-        write_whole(path, content)
-    else:  # an object store shows a file when it is whole
-        epath.Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Source:

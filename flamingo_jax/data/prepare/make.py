@@ -80,7 +80,7 @@ class Maker:
         if isinstance(data, Dropped):
             return data
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        if self._kind == "page" and digest in seen:
+        if self._options.duplicates.in_page and digest in seen:
             return Dropped("image repeated in its page", medium.name)
         seen.add(digest)
         if self._duplicates.is_repeated_image(digest):

@@ -18,6 +18,7 @@ from etils import epath
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import Corpus, find_files
 from flamingo_jax.data.document import Document, Dropped, Raw, encode
+from flamingo_jax.data.file import write_whole
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.formats import FORMATS
 from flamingo_jax.data.prepare.make import Maker
@@ -76,8 +77,8 @@ def write_shard(target: str, index: int, report: Report) -> None:
     name = plan.name(index)
     entry = record.write_file(f"{target}/{name}.array_record", map(encode, tally.filter(outcomes)))
     if tally.listed:
-        epath.Path(f"{target}/{name}.bad.jsonl").write_text("".join(tally.listed))
-    record.write_text(f"{target}/{name}.json", json.dumps({"entry": entry, "report": tally.report}))
+        write_whole(f"{target}/{name}.bad.jsonl", "".join(tally.listed))
+    write_whole(f"{target}/{name}.json", json.dumps({"entry": entry, "report": tally.report}))
 
 
 def _raws(plan: Plan, target: str, index: int, report: Report) -> Iterator[tuple[int, Raw | Dropped]]:
@@ -138,7 +139,7 @@ def save_array(path: str, array: np.ndarray) -> None:
     """Writes an array as .npy, whole or not at all."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    record.write_text(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def load_array(path: str) -> np.ndarray:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flamingo_jax.data import image, prepare, record
+from flamingo_jax.config import CorpusConfig, TextRules
+from flamingo_jax.data import image, record
+from flamingo_jax.data.prepare import make, shard
+from flamingo_jax.data.prepare import prepare as prepare_
 from flamingo_jax.data.world.clips import encode as encode_clip
 
 
@@ -18,6 +21,12 @@ def picture(path, width=90, height=70, seed=0, colour=None):
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     pixels = Image.fromarray(coarse).resize((width, height))
     (Image.new("RGB", (width, height), colour) if colour else pixels).save(path)
+
+
+def prepare(format, source, target, workers=1, progress=None, **options):
+    """Pages here are shorter than the web's, and many images are broken on purpose."""
+    options = {"text": TextRules(formats=()), "max_bad": 1.0, "size": 48} | options
+    return prepare_(CorpusConfig(format=format, source=source, **options), target, workers=workers, progress=progress)
 
 
 @pytest.fixture
@@ -47,7 +56,7 @@ def site(tmp_path):
 
 def test_pages_become_documents_and_every_drop_is_counted(site, tmp_path):
     seen = []
-    report = prepare.prepare(
+    report = prepare(
         "html",
         f"{site}/*.html",
         tmp_path / "set",
@@ -62,14 +71,15 @@ def test_pages_become_documents_and_every_drop_is_counted(site, tmp_path):
         "image too long or wide": 80,
         "image of a single colour": 80,
         "image not readable": 80,
-        "image missing": 80,
-        "image elsewhere": 160,
+        "medium missing": 80,
+        "medium elsewhere": 160,
         "image without address": 80,
         "page without images": 2,
     }
     assert set(report["first_drops"]) == set(report["drops"])
-    assert report["first_drops"]["image too small"] == "000.html: static/icon.png: 32 x 32 pixels"
-    assert seen[-1] == (82, 82) and len(seen) > 1
+    assert report["first_drops"]["image too small"] == "000.html: file:///static/icon.png: 32 x 32 pixels"
+    total = sum(path.stat().st_size for path in site.glob("*.html"))
+    assert seen[-1] == (total, total) and len(seen) > 1
     source = record.Source(tmp_path / "set")
     assert source.manifest["report"] == report and len(source.manifest["files"]) == 3
     documents = {source[i].key: source[i] for i in range(len(source))}
@@ -81,14 +91,14 @@ def test_pages_become_documents_and_every_drop_is_counted(site, tmp_path):
 
 def test_two_workers_write_the_same_bytes_as_one(site, tmp_path):
     for workers in (1, 2):
-        prepare.prepare("html", f"{site}/*.html", tmp_path / str(workers), size=48, workers=workers)
+        prepare("html", f"{site}/*.html", tmp_path / str(workers), size=48, workers=workers)
     assert record.read_manifest(tmp_path / "1") == record.read_manifest(tmp_path / "2")
 
 
 def test_a_small_cache_changes_nothing(site, tmp_path, monkeypatch):
-    first = prepare.prepare("html", f"{site}/*.html", tmp_path / "a", size=48, workers=1)
-    monkeypatch.setattr(prepare, "_CACHE_BYTES", 3000)
-    assert prepare.prepare("html", f"{site}/*.html", tmp_path / "b", size=48, workers=1) == first
+    first = prepare("html", f"{site}/*.html", tmp_path / "a", size=48, workers=1)
+    monkeypatch.setattr(make, "_CACHE_BYTES", 3000)
+    assert prepare("html", f"{site}/*.html", tmp_path / "b", size=48, workers=1) == first
     assert record.read_manifest(tmp_path / "a") == record.read_manifest(tmp_path / "b")
 
 
@@ -97,7 +107,7 @@ def test_folders_below_the_globs_fixed_part_are_one_site(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / "site" / folder).mkdir()
         (tmp_path / "site" / folder / "p.html").write_text("<img src=../images/a.jpg>one<img src=/images/a.jpg>two")
-    report = prepare.prepare("html", f"{tmp_path}/site/**/*.html", tmp_path / "set", size=48)
+    report = prepare("html", f"{tmp_path}/site/**/*.html", tmp_path / "set", size=48)
     assert (report["documents"], report["media"], report["drops"]) == (2, 4, {})
     assert record.Source(tmp_path / "set")[0].key == "x/p.html"
 
@@ -107,7 +117,7 @@ def test_text(tmp_path):
     lines += ["", "{", "[1]", '{"text": 3}', '{"text": " "}', "[" * 100_000, '{"text": "lone \\ud800"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8-sig")
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xff"}\n')
-    report = prepare.prepare("text", f"{tmp_path}/*.jsonl", tmp_path / "set", shards=1)
+    report = prepare("text", f"{tmp_path}/*.jsonl", tmp_path / "set", shards=1)
     assert report["drops"] == {"line not JSON": 2, "line without text": 3}
     assert report["first_drops"]["line not JSON"].startswith("a.jsonl:5: ")
     source = record.Source(tmp_path / "set")
@@ -123,41 +133,101 @@ def test_a_table_of_clips(tmp_path):
     (tmp_path / "v" / "captions.csv").write_text(
         'path,caption,extra\na.mp4,"a, clip",1\nbad.mp4,x,2\ngone.mp4,y,3\na.mp4,,4\n'
     )
-    report = prepare.prepare("video", f"{tmp_path}/v/captions.csv", tmp_path / "set", size=48, fps=2.0, max_frames=3)
-    assert report["drops"] == {"clip not readable": 2, "clip without caption": 1}
+    report = prepare("table", f"{tmp_path}/v/captions.csv", tmp_path / "set", size=48, fps=2.0, max_frames=3)
+    assert report["drops"] == {"image not readable": 1, "medium missing": 1, "pair without caption": 1}
     document = record.Source(tmp_path / "set")[0]
-    assert (document.key, document.text, len(document.media), len(document.media[0])) == ("a.mp4", "a, clip", 1, 3)
+    assert (document.key, document.text, len(document.media), len(document.media[0])) == (
+        "captions.csv:0",
+        "a, clip",
+        1,
+        3,
+    )
     assert [round(image.decode(frame).mean() / 20) for frame in document.media[0]] == [0, 2, 4]
 
 
 def test_a_table_without_the_columns_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("file,text\n")
-    with pytest.raises(ValueError, match=r"t\.csv must be a CSV table .* lacks caption and path"):
-        prepare.prepare("video", f"{tmp_path}/t.csv", tmp_path / "set")
+    with pytest.raises(ValueError, match=r"t\.csv has the columns file, text, but no path and no caption; say what"):
+        prepare("table", f"{tmp_path}/t.csv", tmp_path / "set")
 
 
 def test_mistakes_are_named_and_leave_nothing(tmp_path):
     target = tmp_path / "out" / "set"
     (tmp_path / "a.jsonl").write_text("{\n")
     with pytest.raises(ValueError, match=r"No file matches '.*missing/\*\.html'"):
-        prepare.prepare("html", f"{tmp_path}/missing/*.html", target)
-    with pytest.raises(ValueError, match="Unknown format 'pdf'; known here: html, tar, text, video"):
-        prepare.prepare("pdf", f"{tmp_path}/*", target)
-    with pytest.raises(ValueError, match="size must be positive, but is 0"):
-        prepare.prepare("text", f"{tmp_path}/*.jsonl", target, size=0)
+        prepare("html", f"{tmp_path}/missing/*.html", target)
+    with pytest.raises(ValueError, match="format='pdf' is unknown; .*html, .*tar, .*text"):
+        prepare("pdf", f"{tmp_path}/*", target)
     with pytest.raises(ValueError, match=r"No document came out of '.*a\.jsonl': 1 x line not JSON \(first: a.jsonl:1"):
-        prepare.prepare("text", f"{tmp_path}/a.jsonl", target)
+        prepare("text", f"{tmp_path}/a.jsonl", target)
     os.symlink(tmp_path / "nowhere", tmp_path / "b.jsonl")
-    with pytest.raises(OSError, match="Cannot read the source file .*b.jsonl: No such file"):
-        prepare.prepare("text", f"{tmp_path}/*.jsonl", target)
-    assert not target.exists() and not list((tmp_path / "out").iterdir())
+    with pytest.raises(OSError, match="Cannot read .*b.jsonl: No such file"):
+        prepare("text", f"{tmp_path}/*.jsonl", target)
+    assert not target.exists()
+
+
+def test_too_much_damage_stops_and_a_larger_share_goes_on(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{\n{\n')
+    message = r"2 of 3 documents and media are damaged, more than max_bad=0.5:\n  2 x line not JSON \(first: a.jsonl:2"
+    with pytest.raises(ValueError, match=message):
+        prepare("text", f"{tmp_path}/a.jsonl", tmp_path / "set", max_bad=0.5)
+    report = prepare("text", f"{tmp_path}/a.jsonl", tmp_path / "set", max_bad=0.7)
+    assert (report["documents"], report["bad"]) == (1, 2)
+    listed = (tmp_path / "set" / "00000-of-00001.bad.jsonl").read_text().splitlines()
+    assert [json.loads(line)["place"].split(": ")[0] for line in listed] == ["a.jsonl:2", "a.jsonl:3"]
+
+
+def test_a_preparation_that_finds_nothing_but_damage_stops_early(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{\n" * 5000)
+    with pytest.raises(ValueError, match="1000 of 1000 documents and media are damaged"):
+        prepare("text", f"{tmp_path}/a.jsonl", tmp_path / "set", max_bad=0.5)
 
 
 def test_an_unreadable_page_stops_the_workers(site, tmp_path):
     os.symlink(tmp_path / "nowhere", site / "070b.html")
-    with pytest.raises(OSError, match="Cannot read the source file .*070b.html: No such file"):
-        prepare.prepare("html", f"{site}/*.html", tmp_path / "set", workers=2)
-    assert not list(tmp_path.glob("*set*"))
+    with pytest.raises(OSError, match="Cannot read .*070b.html: No such file"):
+        prepare("html", f"{site}/*.html", tmp_path / "set", workers=2)
+
+
+def test_an_interrupted_preparation_goes_on(site, tmp_path, monkeypatch):
+    """Shards that are done are not touched again, and the result is that of one go, byte for byte."""
+    whole = prepare("html", f"{site}/*.html", tmp_path / "a", shards=4)
+
+    def interrupt(target, index, report, write=shard.write_shard):
+        if index == 2:
+            raise KeyboardInterrupt
+        write(target, index, report)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shard, "write_shard", interrupt)
+        prepare("html", f"{site}/*.html", tmp_path / "b", shards=4)
+    with pytest.raises(ValueError, match="There is no dataset"):
+        record.Source(tmp_path / "b")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").glob("*.array_record")}
+    assert len(before) == 2
+    with pytest.raises(ValueError, match="b was begun with other options"):
+        prepare("html", f"{site}/*.html", tmp_path / "b", shards=4, size=50)
+    seen = []
+    assert prepare("html", f"{site}/*.html", tmp_path / "b", shards=4, progress=lambda *at: seen.append(at)) == whole
+    assert seen[-1][0] == seen[-1][1]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+
+
+def test_a_preparation_that_is_done_is_not_done_again(site, tmp_path):
+    first = prepare("html", f"{site}/*.html", tmp_path / "set")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
+    assert prepare("html", f"{site}/*.html", tmp_path / "set") == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == times
+    (site / "new.html").write_text("<img src='images/0 \u00e9.jpg'>new")
+    with pytest.raises(ValueError, match="set was prepared with other options, or from raw files that have changed"):
+        prepare("html", f"{site}/*.html", tmp_path / "set")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(ValueError, match="mine holds something else; delete it"):
+        prepare("html", f"{site}/*.html", tmp_path / "mine")
 
 
 def test_workers_end_with_a_killed_parent(site, tmp_path):
@@ -165,22 +235,23 @@ def test_workers_end_with_a_killed_parent(site, tmp_path):
     script.write_text(
         textwrap.dedent(f"""
         import multiprocessing, os, signal
-        from flamingo_jax.data import prepare
+        from flamingo_jax.config import CorpusConfig, TextRules
+        from flamingo_jax.data.prepare import prepare
 
         def kill(done, total):
             print(*[child.pid for child in multiprocessing.active_children()], flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
         if __name__ == "__main__":
-            prepare.prepare("html", {str(site / "*.html")!r}, {str(tmp_path / "set")!r}, progress=kill, workers=2)
+            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=4)
+            prepare(options, {str(tmp_path / "set")!r}, progress=kill, workers=2)
     """)
     )
     # The pipe ends when the last process that holds it has gone.
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert result.returncode == -9 and len(result.stdout.split()) == 2
-    assert not (tmp_path / "set").exists() and (tmp_path / ".set.partial").exists()
-    prepare.prepare("html", f"{site}/*.html", tmp_path / "set", workers=1)
-    assert not (tmp_path / ".set.partial").exists()
+    assert result.returncode == -9 and len(result.stdout.split()) == 2, result
+    prepare("html", f"{site}/*.html", tmp_path / "set", shards=4, max_bad=0.5, size=320)
+    assert not [path.name for path in (tmp_path / "set").iterdir() if path.name.startswith(".")]
 
 
 def test_a_folder_may_hold_brackets(tmp_path):
@@ -188,5 +259,5 @@ def test_a_folder_may_hold_brackets(tmp_path):
     site = tmp_path / "a[1]"
     picture(site / "images" / "x.jpg")
     (site / "page.html").write_text('<p><img src="/images/x.jpg"></p><p>text</p>')
-    report = prepare.prepare("html", f"{glob.escape(str(site))}/*.html", tmp_path / "set", size=48, workers=1)
+    report = prepare("html", f"{glob.escape(str(site))}/*.html", tmp_path / "set", size=48, workers=1)
     assert report["documents"] == 1 and report["media"] == 1
