@@ -9,7 +9,7 @@ from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data.corpus import Corpus, Task, find_files
 from flamingo_jax.data.document import Dropped, Raw
 from flamingo_jax.data.file import size_of
-from flamingo_jax.data.formats import html, table, tar, text
+from flamingo_jax.data.formats import html, table, tar, text, warc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Format:
 
 FORMATS = {
     "html": Format(html.read, "page"),
+    "warc": Format(warc.read, "page"),
     "tar": Format(tar.read, "pair"),
     "table": Format(table.read, "pair", table.tasks),
     "text": Format(text.read, "text"),
