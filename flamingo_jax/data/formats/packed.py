@@ -53,7 +53,7 @@ def open_packed(path: str) -> Iterator[BinaryIO]:
         if packing is None:
             yield file
         else:
-            yield io.BufferedReader(_Bounded(pa.CompressedInputStream(file, packing), _allowance(path)))
+            yield io.BufferedReader(_Bounded(pa.CompressedInputStream(file, packing), _allowance(path)), _CHUNK)
 
 
 def open_members(path: str) -> Iterator[BinaryIO]:
@@ -74,7 +74,7 @@ def _zip_members(file: BinaryIO, allowance: list[int]) -> Iterator[BinaryIO]:
                 hidden = info.filename.startswith("__MACOSX/") or info.filename.rpartition("/")[2].startswith(".")
                 if not info.is_dir() and not hidden:
                     with archive.open(info) as member:
-                        yield io.BufferedReader(_Bounded(member, allowance))
+                        yield io.BufferedReader(_Bounded(member, allowance), _CHUNK)
 
 
 def _allowance(path: str) -> list[int]:
