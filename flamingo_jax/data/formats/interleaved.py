@@ -87,4 +87,4 @@ def _address(cell: Any) -> str:
         except (ValueError, RecursionError):
             return ""
     address = cell.get("url") if isinstance(cell, dict) else cell
-    return address if isinstance(address, str) else ""
+    return address if isinstance(address, str) and "://" in address else ""
