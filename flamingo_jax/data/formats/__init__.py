@@ -39,7 +39,7 @@ _INTERLEAVED = Format(interleaved.read, "page", interleaved.tasks)
 FORMATS = {
     "html": Format(html.read, "page"),
     "warc": Format(warc.read, "page"),
-    "mmc4": Format(mmc4.read, "page"),
+    "mmc4": Format(mmc4.read, "page", mmc4.tasks),
     "obelics": _INTERLEAVED,
     "omnicorpus": _INTERLEAVED,
     "mint": Format(mint.read, "page", mint.tasks),

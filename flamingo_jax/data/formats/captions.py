@@ -1,12 +1,14 @@
 """Captions in one file of JSON, as COCO and SBU come: a pair per caption, so that an image may occur several times.
 
-The whole file is read for each task; COCO's largest has 90 MB.
+The whole file is held by each process that works on it; COCO's largest has 90 MB.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,7 +49,7 @@ def coco(content: Any, path: str) -> tuple[list[Image], list[str]]:
         if not isinstance(name, str) or not isinstance(identity, (int, str)):
             wrong.append(f"images[{number}] has no file_name or no id")
             continue
-        split = _SPLIT.search(name) or _SPLIT.search(path)
+        split = _SPLIT.search(name) or _SPLIT.search(os.path.basename(path))
         folder = f"{split[1] or split[2]}/{name}" if split else ""
         address = entry.get("coco_url")
         images[identity] = Image((name, folder, address if isinstance(address, str) else ""), [])
@@ -79,7 +81,7 @@ def tasks(path: str, options: CorpusConfig, layout: Layout) -> Iterator[Task]:
     """Tasks of ``IMAGES`` images. Raises ValueError when the file is of another kind."""
     size = size_of(path)
     try:
-        images, _ = layout(_load(path), path)
+        images, _ = _load(path, size, layout)
     except Damaged:
         yield Task(path, size=size)
         return
@@ -93,7 +95,7 @@ def read(task: Task, corpus: Corpus, layout: Layout) -> Iterator[Raw | Dropped]:
     """A pair per caption; the first task also tells what is wrong with the file."""
     source, folder = corpus.name(task.path), corpus.folder(task.path)
     try:
-        images, wrong = layout(_load(task.path), task.path)
+        images, wrong = _load(task.path, size_of(task.path), layout)
     except Damaged as error:
         yield Dropped("file damaged", f"{source}: {error}", bad=True)
         return
@@ -107,15 +109,18 @@ def read(task: Task, corpus: Corpus, layout: Layout) -> Iterator[Raw | Dropped]:
             yield Raw(f"{source}:{name}", caption, (0,), (medium,), source)
 
 
-def _load(path: str) -> Any:
+@functools.lru_cache(maxsize=1)  # for the next task is of the same file
+def _load(path: str, size: int, layout: Layout) -> tuple[list[Image], list[str]]:
+    """What ``layout`` returns. ``size``: the file's, for it may have changed. Raises Damaged for what is no JSON."""
     with open_packed(path) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise Damaged(f"it has more than {MAX_BYTES} bytes")
     try:
-        return json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Damaged(str(error)) from None
+    return layout(content, path)
 
 
 def _lists(content: Any, names: tuple[str, str], path: str) -> list[list]:

@@ -27,7 +27,7 @@ _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
     """A tar file at once, a Parquet file in parts. Raises ValueError when columns are missing."""
-    if _is_tar(path):
+    if tar.is_tar(path):
         yield Task(path, size=size_of(path))
     else:
         yield from interleaved.tasks(path, options)
@@ -35,7 +35,7 @@ def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
     """A page per row, or a document per pair of members; a Dropped for each one that is damaged."""
-    if not _is_tar(task.path):
+    if not tar.is_tar(task.path):
         yield from interleaved.read(task, corpus)
         return
     source = corpus.name(task.path)
@@ -85,7 +85,3 @@ def _image(tiff: bytes, page: int | None, place: str) -> bytes | Dropped:
             return buffer.getvalue()
     except Exception as error:  # Pillow raises a dozen types
         return Dropped("image not readable", f"{place}: {error}", bad=True)
-
-
-def _is_tar(path: str) -> bool:
-    return ".tar" in path.lower().rpartition("/")[2]

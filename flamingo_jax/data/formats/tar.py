@@ -50,6 +50,11 @@ def pair(key: str, parts: Mapping[str, bytes], source: str) -> Raw | Dropped:
     return Raw(place, _caption(parts), (0,), (medium,), source, suffix in CLIPS)
 
 
+def is_tar(path: str) -> bool:
+    """Whether a file's name is that of a tar file, packed or not."""
+    return ".tar" in path.lower().rpartition("/")[2]
+
+
 def split_name(path: str) -> tuple[str, str]:
     """(key, suffix in lower case) of a member: its key is the path up to the first dot of the file name."""
     folder, _, name = path.rpartition("/")

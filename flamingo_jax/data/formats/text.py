@@ -19,7 +19,7 @@ def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
     if path.endswith(".parquet"):
         yield from parquet.cut(path, options, ROLES, media=0.0)
     else:
-        column.choose(ROLES, options.columns, [options.columns.get("text", "text")], path)
+        column.choose(ROLES, options.columns, list(options.columns.values()) or ["text"], path)  # lines tell no columns
         yield Task(path, size=size_of(path))
 
 

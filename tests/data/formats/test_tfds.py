@@ -149,7 +149,7 @@ def test_damaged_records_cost_themselves(folder, tmp_path, damage):
     path.unlink() if damage == "gone" else path.write_bytes(data)
     source = str(tmp_path / "1.0.0")
     if damage == "flip":
-        report, documents = run("tfds", source, tmp_path / "set")
+        report, _ = run("tfds", source, tmp_path / "set")
         assert report["documents"] in (5, 6) and report["drops"] == {"record damaged": 1} and report["bad"] == 1
     else:
         with pytest.raises(ValueError, match="No document came out of .* 6 x record damaged"):
