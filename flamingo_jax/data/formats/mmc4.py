@@ -44,14 +44,14 @@ def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
     """A page per line, or per member of a tar file; a Dropped for each page or image that is damaged or left out."""
     source = corpus.name(task.path)
-    shards = _folders(task.path, corpus)
+    folders = _folders(task.path, corpus)
     for item in _objects(task.path, source):
         if isinstance(item, Dropped):
             yield item
         elif "is_gpt" in item[1]:
             yield _sequence(*item, source)
         else:
-            yield from _page(*item, source, shards, corpus)
+            yield from _page(*item, source, folders, corpus)
 
 
 def _objects(path: str, source: str) -> Iterator[tuple[str, dict[str, Any]] | Dropped]:
