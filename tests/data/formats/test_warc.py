@@ -80,7 +80,11 @@ def test_bombs_and_nonsense(tmp_path, monkeypatch):
     assert report["first_drops"]["page damaged"].startswith("a.warc.gz, byte 0: https://a.example/b.html: more than")
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", bytes(1000), gzip.compress(b"no archive"), b"\x1f\x8b\x08"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", bytes(1000), gzip.compress(b"no archive"), b"\x1f\x8b\x08"],
+    ids=["empty", "text", "zeros", "gzip of text", "a member's beginning"],
+)
 def test_files_that_are_no_archives(data):
     found = list(warc.records(io.BytesIO(data)))
     assert all(isinstance(item, tuple) for item in found) and len(found) <= 1
