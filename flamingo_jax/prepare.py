@@ -1,5 +1,8 @@
 """``python -m flamingo_jax.prepare --format=FORMAT --source=GLOB --target=DIR``: raw files of the web become a dataset.
 
+With the name of an evaluation set for a format (``flamingo_jax/data/benchmarks``), the folder of its public files
+becomes the benchmark DIR/FORMAT, and the options are max_bad and query, the evaluation split: --set=query=test-dev
+
 Interrupted and started again, it goes on where it stopped. All other options are keys of ``CorpusConfig``
 (``flamingo_jax/config/corpus.py``, which explains them): --set=size=224 --set=text.min_words=20
 """
@@ -22,8 +25,10 @@ from flamingo_jax.config import CorpusConfig
 
 flags.adopt_module_key_flags(errors)
 FORMAT = flags.DEFINE_string("format", None, "The raw files' format.")
-SOURCE = flags.DEFINE_string("source", None, "Glob of the raw files; ** stands for any folders.")
-TARGET = flags.DEFINE_string("target", None, "Folder of the dataset.")
+SOURCE = flags.DEFINE_string(
+    "source", None, "Glob of the raw files, or folder of an evaluation set; ** is any folders."
+)
+TARGET = flags.DEFINE_string("target", None, "Folder of the dataset; of evaluation sets, the folder of all benchmarks.")
 IMAGES = flags.DEFINE_string(
     "images", "", "Where images and clips are that the raw files name: a folder, or a glob of tars or url,file tables."
 )
@@ -41,8 +46,17 @@ def main(argv: list[str]) -> None:
             sys.exit(f"flamingo_jax.prepare: Give --format, --source and --target; --{flag.name} is missing.")
     logging.set_verbosity(logging.WARNING)
     with errors.as_sentences("flamingo_jax.prepare", "The same command goes on where it stopped."):
+        from flamingo_jax.data.benchmarks import BENCHMARKS, convert
+        from flamingo_jax.data.formats import FORMATS
         from flamingo_jax.data.prepare import prepare
 
+        known = {**FORMATS, **BENCHMARKS}
+        if FORMAT.value not in known:
+            raise ValueError(f"--format={FORMAT.value} is unknown; {configs.suggest(FORMAT.value, known)}.")
+        if FORMAT.value in BENCHMARKS:
+            options = _check(parse_options(SET.value), ("query", "max_bad"))
+            print(render_benchmark(convert(FORMAT.value, SOURCE.value, TARGET.value, IMAGES.value, **options)))
+            return
         given = {"format": FORMAT.value, "source": SOURCE.value, "images": IMAGES.value}
         options = configs.build(given | parse_options(SET.value), CorpusConfig, "--set")
         with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
@@ -66,6 +80,13 @@ def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def _check(options: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    for key in options:
+        if key not in known:
+            raise ValueError(f"--set={key} is no option of evaluation sets; {configs.suggest(key, known)}.")
+    return options
+
+
 def _show(bar: tqdm.tqdm) -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         bar.total = total
@@ -76,14 +97,25 @@ def _show(bar: tqdm.tqdm) -> Callable[[int, int], None]:
 
 def render(report: Mapping[str, Any]) -> str:
     """What was kept and what was left out, with the first case of each reason."""
-    lines = [f"{report['documents']:,} documents with {report['media']:,} media."]
-    if report["drops"]:
-        lines.append("Left out:")
+    kept = [f"{report['documents']:,} documents with {report['media']:,} media."]
+    return "\n".join(kept + _left_out(report, "are damaged; the .bad.jsonl files beside the dataset list them all."))
+
+
+def render_benchmark(report: Mapping[str, Any]) -> str:
+    """The same of an evaluation set."""
+    kept = [
+        f"{role}: {part['items']:,} items of {part['split']} on {part['media']:,} media, {part['answers']:,} with answers."
+        for role, part in report["splits"].items()
+    ]
+    end = f"are damaged or lack their medium; {report['target']}/left_out.jsonl lists them all."
+    return "\n".join([f"{report['target']}:", *kept, *_left_out(report, end)])
+
+
+def _left_out(report: Mapping[str, Any], end: str) -> list[str]:
+    lines = ["Left out:"] if report["drops"] else []
     for reason, count in sorted(report["drops"].items(), key=lambda item: -item[1]):
         lines.append(f"  {count:>9,}  {reason} (first: {report['first_drops'][reason]})")
-    if report["bad"]:
-        lines.append(f"{report['bad']:,} of these are damaged; the .bad.jsonl files beside the dataset list them all.")
-    return "\n".join(lines)
+    return lines + ([f"{report['bad']:,} of these {end}"] if report["bad"] else [])
 
 
 if __name__ == "__main__":
