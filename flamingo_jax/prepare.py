@@ -104,7 +104,7 @@ def render(report: Mapping[str, Any]) -> str:
 def render_benchmark(report: Mapping[str, Any]) -> str:
     """The same of an evaluation set."""
     kept = [
-        f"{role}: {part['items']:,} items of {part['split']} on {part['media']:,} media, {part['answers']:,} with answers."
+        f"{role}: {part['items']:,} items of {part['split']} on {part['media']:,} media, {part['answers']:,} answered."
         for role, part in report["splits"].items()
     ]
     end = f"are damaged or lack their medium; {report['target']}/left_out.jsonl lists them all."

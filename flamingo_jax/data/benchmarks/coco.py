@@ -9,6 +9,7 @@ and those of Flickr30k by the file name without suffix.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from flamingo_jax.data.benchmarks.form import EvaluationSet, Source
@@ -18,14 +19,14 @@ from flamingo_jax.data.document import Dropped
 _KEYS = ("images", "split", "filename", "filepath", "cocoid", "sentences", "raw")  # and not the tokens
 
 
-def read(source: Source) -> Iterator[dict | Dropped]:
-    """The images of a split, in order, with all their captions."""
+def read(source: Source, key: str = "") -> Iterator[dict | Dropped]:
+    """The images of a split, in order, with all their captions. key: of their ids; without it, the file names are."""
 
     def make(row: dict) -> dict | None:
         if text(row, "split") != source.split:
             return None
         name = text(row, "filename")
-        image = identity(row, "cocoid") if "cocoid" in row else name.rsplit("/", 1)[-1].split(".")[0]
+        image = identity(row, key) if key else name.rsplit("/", 1)[-1].split(".")[0]
         folder = text(row, "filepath", "")
         sentences = row.get("sentences")
         if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
@@ -41,5 +42,7 @@ def _splits(*names: str) -> dict:
     return {split: ({"captions": names},) for split in ("train", "val", "test")}
 
 
-COCO = EvaluationSet("image", "cider", _splits("dataset_coco.json", "coco.json"), read, ("test", "val"))
+_read_coco = functools.partial(read, key="cocoid")
+
+COCO = EvaluationSet("image", "cider", _splits("dataset_coco.json", "coco.json"), _read_coco, ("test", "val"))
 FLICKR30K = EvaluationSet("image", "cider", _splits("dataset_flickr30k.json", "flickr30k.json"), read, ("test", "val"))

@@ -1,8 +1,8 @@
 """HatefulMemes: pictures with text on them, and whether the two together are hateful.
 
 JSON Lines, whatever the suffix: {"id", "img": "img/42953.png", "label": 0 or 1, "text": what is written on it}. The
-unlabelled test file of the challenge's first phase has no "label". The paper evaluates on "seen" test; OpenFlamingo on
-dev.
+dev and test files of the challenge's first phase are those called seen, the latter without "label". The paper evaluates
+on the seen test split, OpenFlamingo on dev.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ HATEFUL_MEMES = EvaluationSet(
     metric="roc_auc",
     splits={
         "train": _files("train"),
-        "test_seen": _files("test_seen"),
+        "test_seen": _files("test_seen", "test"),
         "dev_seen": _files("dev_seen", "dev"),
         "dev_unseen": _files("dev_unseen"),
-        "test_unseen": _files("test_unseen", "test"),
+        "test_unseen": _files("test_unseen"),
     },
     read=read,
     query=("test_seen", "dev_seen", "dev_unseen", "test_unseen"),

@@ -178,9 +178,9 @@ def join(questions: Rows, annotations: Rows, key: str) -> Rows:
             yield place, {**row, "annotation": by_key[found][1]}
         if not isinstance(found, Dropped):
             seen.add(found)
-    for found in by_key.keys() - seen:
-        place = by_key[found][0]
-        yield place, Dropped("answers without question", f"{place}: {key} {found}", bad=True)
+    for found, (place, _) in by_key.items():
+        if found not in seen:
+            yield place, Dropped("answers without question", f"{place}: {key} {found}", bad=True)
 
 
 def _key(place: str, row: Any, key: str) -> str | Dropped:

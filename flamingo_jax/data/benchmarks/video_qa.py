@@ -46,7 +46,8 @@ def read_msvd(source: Source, prefix: str) -> Iterator[dict | Dropped]:
     names = dict(_mapping(source.files["mapping"])) if "mapping" in source.files else {}
 
     def make(row: dict) -> dict:
-        video = f"{prefix}{whole(row, 'video_id')}"
+        video = identity(row, "video_id")
+        video = f"{prefix}{video}" if video.isdigit() else video
         question = identity(row, "id")
         return {
             "id": question,

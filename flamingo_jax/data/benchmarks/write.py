@@ -85,20 +85,23 @@ def _find(name: str, kind: EvaluationSet, folder: str, images: str, chosen: Mapp
         others = [split for split in kind.query if split != chosen["query"]]
         more = f"\nOther evaluation splits: --set=query={' or '.join(others)}." if others else ""
         raise ValueError(
-            f"{folder} and the folders in it lack what {name} is made of:\n" + "\n".join(dict.fromkeys(lines)) + more
+            f"{' and '.join(dict.fromkeys((folder, images)))} and the folders in it lack what {name} is made of:\n"
+            + "\n".join(dict.fromkeys(lines))
+            + more
         )
     return found
 
 
 def _match(files: Files, optional: frozenset[str], folder: str, images: str) -> tuple[dict[str, str], list[str]]:
-    """Paths by role, and the roles whose file is missing. Files may lie in the folder or in one directly in it."""
+    """Paths by role, and the roles whose file is missing. Files may lie in the folder or in one directly in it; folders
+    of media lie in that of the images."""
     inner = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
     paths, missing = {}, []
     for role, names in files.items():
         there = []
         for name in names:
             if name.endswith("/"):
-                there += [path for root in (images, folder) if os.path.isdir(path := os.path.join(root, name))][:1]
+                there += [path for path in [os.path.join(images, name[:-1])] if os.path.isdir(path)]
             else:
                 there += [path for root in (folder, *inner) if os.path.isfile(path := os.path.join(root, name))]
         if there:
@@ -139,10 +142,10 @@ class _Split:
         if key in self._ids:
             return Dropped("id repeated", key, bad=True)
         names, cuts = item.pop("media"), item.pop("cuts", ())
-        path = self._index.find(cuts) if cuts else None
+        path = self._index.find(cuts)
         if isinstance(path, str):
             item.pop("start", None), item.pop("end", None)  # the file is that part already
-        elif path is None or names:
+        else:
             path = self._index.find((*names, *cuts))
         if isinstance(path, Dropped):
             return Dropped(path.reason, f"{key}: {path.place}", path.bad)
