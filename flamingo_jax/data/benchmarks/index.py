@@ -24,10 +24,11 @@ class Index:
         seen = set()
         for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
             real = os.path.realpath(place)
-            folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
             if real in seen:  # a link to a folder above it
+                folders.clear()
                 continue
             seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             inside = os.path.relpath(place, folder).replace(os.sep, "/")
             for name in files:
                 if (key := self._key(name)) and not name.startswith("."):
