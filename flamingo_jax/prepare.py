@@ -1,7 +1,7 @@
 """``python -m flamingo_jax.prepare --format=FORMAT --source=GLOB --target=DIR``: raw files of the web become a dataset.
 
-With the name of an evaluation set for a format (``flamingo_jax/data/benchmarks``), the folder of its public files
-becomes the benchmark DIR/FORMAT, and the options are max_bad and query, the evaluation split: --set=query=test-dev
+With the name of an evaluation set for a format (``flamingo_jax/data/benchmarks``), --source is the folder of its public
+files, which become the benchmark DIR/FORMAT. The options are then max_bad and query, the split: --set=query=test-dev
 
 Interrupted and started again, it goes on where it stopped. All other options are keys of ``CorpusConfig``
 (``flamingo_jax/config/corpus.py``, which explains them): --set=size=224 --set=text.min_words=20
@@ -25,10 +25,8 @@ from flamingo_jax.config import CorpusConfig
 
 flags.adopt_module_key_flags(errors)
 FORMAT = flags.DEFINE_string("format", None, "The raw files' format.")
-SOURCE = flags.DEFINE_string(
-    "source", None, "Glob of the raw files, or folder of an evaluation set; ** is any folders."
-)
-TARGET = flags.DEFINE_string("target", None, "Folder of the dataset; of evaluation sets, the folder of all benchmarks.")
+SOURCE = flags.DEFINE_string("source", None, "Glob of the raw files; ** stands for any folders.")
+TARGET = flags.DEFINE_string("target", None, "Folder of the dataset.")
 IMAGES = flags.DEFINE_string(
     "images", "", "Where images and clips are that the raw files name: a folder, or a glob of tars or url,file tables."
 )
@@ -46,22 +44,28 @@ def main(argv: list[str]) -> None:
             sys.exit(f"flamingo_jax.prepare: Give --format, --source and --target; --{flag.name} is missing.")
     logging.set_verbosity(logging.WARNING)
     with errors.as_sentences("flamingo_jax.prepare", "The same command goes on where it stopped."):
-        from flamingo_jax.data.benchmarks import BENCHMARKS, convert
-        from flamingo_jax.data.formats import FORMATS
+        from flamingo_jax.data.benchmarks import BENCHMARKS
         from flamingo_jax.data.prepare import prepare
 
-        known = {**FORMATS, **BENCHMARKS}
-        if FORMAT.value not in known:
-            raise ValueError(f"--format={FORMAT.value} is unknown; {configs.suggest(FORMAT.value, known)}.")
         if FORMAT.value in BENCHMARKS:
-            options = _check(parse_options(SET.value), ("query", "max_bad"))
-            print(render_benchmark(convert(FORMAT.value, SOURCE.value, TARGET.value, IMAGES.value, **options)))
+            _convert()
             return
         given = {"format": FORMAT.value, "source": SOURCE.value, "images": IMAGES.value}
         options = configs.build(given | parse_options(SET.value), CorpusConfig, "--set")
         with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
             report = prepare(options, TARGET.value, workers=WORKERS.value or os.cpu_count(), progress=_show(bar))
         print(render(report))
+
+
+def _convert() -> None:
+    from flamingo_jax.data.benchmarks import convert, describe
+
+    options = parse_options(SET.value)
+    if unknown := options.keys() - {"query", "max_bad"}:
+        hint = configs.suggest(min(unknown), ("query", "max_bad"))
+        raise ValueError(f"--set={min(unknown)} is no option of evaluation sets; {hint}.")
+    report = convert(FORMAT.value, SOURCE.value, TARGET.value, IMAGES.value, **options)
+    print(describe(report))
 
 
 def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
@@ -80,13 +84,6 @@ def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _check(options: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    for key in options:
-        if key not in known:
-            raise ValueError(f"--set={key} is no option of evaluation sets; {configs.suggest(key, known)}.")
-    return options
-
-
 def _show(bar: tqdm.tqdm) -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         bar.total = total
@@ -97,25 +94,14 @@ def _show(bar: tqdm.tqdm) -> Callable[[int, int], None]:
 
 def render(report: Mapping[str, Any]) -> str:
     """What was kept and what was left out, with the first case of each reason."""
-    kept = [f"{report['documents']:,} documents with {report['media']:,} media."]
-    return "\n".join(kept + _left_out(report, "are damaged; the .bad.jsonl files beside the dataset list them all."))
-
-
-def render_benchmark(report: Mapping[str, Any]) -> str:
-    """The same of an evaluation set."""
-    kept = [
-        f"{role}: {part['items']:,} items of {part['split']} on {part['media']:,} media, {part['answers']:,} answered."
-        for role, part in report["splits"].items()
-    ]
-    end = f"are damaged or lack their medium; {report['target']}/left_out.jsonl lists them all."
-    return "\n".join([f"{report['target']}:", *kept, *_left_out(report, end)])
-
-
-def _left_out(report: Mapping[str, Any], end: str) -> list[str]:
-    lines = ["Left out:"] if report["drops"] else []
+    lines = [f"{report['documents']:,} documents with {report['media']:,} media."]
+    if report["drops"]:
+        lines.append("Left out:")
     for reason, count in sorted(report["drops"].items(), key=lambda item: -item[1]):
         lines.append(f"  {count:>9,}  {reason} (first: {report['first_drops'][reason]})")
-    return lines + ([f"{report['bad']:,} of these {end}"] if report["bad"] else [])
+    if report["bad"]:
+        lines.append(f"{report['bad']:,} of these are damaged; the .bad.jsonl files beside the dataset list them all.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

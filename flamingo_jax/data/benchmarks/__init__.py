@@ -13,6 +13,7 @@ from flamingo_jax.data.benchmarks.imagenet import IMAGENET
 from flamingo_jax.data.benchmarks.kinetics import KINETICS700
 from flamingo_jax.data.benchmarks.rareact import RAREACT
 from flamingo_jax.data.benchmarks.visdial import VISDIAL
+from flamingo_jax.data.benchmarks.write import describe
 
 BENCHMARKS: dict[str, EvaluationSet] = {
     "coco": COCO,
@@ -37,6 +38,9 @@ BENCHMARKS: dict[str, EvaluationSet] = {
     "rareact": RAREACT,
 }
 """By the names of the evaluation tasks."""
+
+
+__all__ = ["BENCHMARKS", "convert", "describe"]
 
 
 def convert(

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flamingo_jax.config import suggest
 from flamingo_jax.data.benchmarks.form import FACTS, LEFT_OUT, SCHEMA, EvaluationSet, Files, Source
@@ -44,6 +45,19 @@ def write(
         facts["left_out"] = report["drops"]
         (draft / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """What was kept and what was left out, with the first case of each reason, for people."""
+    lines = [f"{report['target']}:"]
+    for role, part in report["splits"].items():
+        kept = f"{part['items']:,} items of {part['split']} on {part['media']:,} media"
+        lines.append(f"  {role}: {kept}, {part['answers']:,} answered.")
+    if report["drops"]:
+        lines.append(f"Left out, and listed in {LEFT_OUT} there:")
+    for reason, count in sorted(report["drops"].items(), key=lambda item: -item[1]):
+        lines.append(f"  {count:>9,}  {reason} (first: {report['first_drops'][reason]})")
+    return "\n".join(lines)
 
 
 def _write_lines(draft: pathlib.Path, role: str, outcomes: Iterator[dict | Dropped], report: dict) -> None:

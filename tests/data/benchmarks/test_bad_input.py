@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from flamingo_jax import prepare
-from flamingo_jax.data.benchmarks import BENCHMARKS, convert, source
+from flamingo_jax.data.benchmarks import BENCHMARKS, convert, describe, source
 from flamingo_jax.data.benchmarks.index import Index
 from flamingo_jax.evaluation import benchmark
 
@@ -283,7 +282,7 @@ def test_the_command(okvqa, tmp_path):
     assert result.returncode == 1 and "--set=split is no option of evaluation sets" in result.stderr
 
 
-def test_what_was_left_out_is_rendered(okvqa):
+def test_what_was_left_out_is_told(okvqa):
     _, report = okvqa([*GOOD[0][:9], question(9, image=2)], max_bad=0.2)
-    text = prepare.render_benchmark(report)
+    text = describe(report)
     assert "query: 9 items of val" in text and "1  medium missing (first: val/9: " in text and "left_out.jsonl" in text
