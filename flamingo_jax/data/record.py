@@ -91,18 +91,18 @@ class Source:
 
     def __init__(self, directory: str | os.PathLike):
         """Raises ValueError naming the file if the dataset or one of its files is missing, cut or of another schema."""
-        self._directory = Path(directory)
+        self._directory = epath.Path(directory)
         self.manifest = read_manifest(directory)
         instructions = []
         for name, entry in self.manifest["files"].items():
             path = self._directory / name
             try:
-                size = path.stat().st_size
+                size = path.stat().length
             except OSError as error:
-                raise ValueError(f"Cannot read {path}: {error.strerror}; prepare the dataset anew.") from None
+                raise ValueError(f"Cannot read {path}: {error.strerror or error}; prepare the dataset anew.") from None
             if size != entry["bytes"]:
                 raise ValueError(f"{path} has {size} bytes in place of {entry['bytes']}; prepare the dataset anew.")
-            instructions.append(_Whole(str(path), entry["records"]))
+            instructions.append(_Whole(os.fspath(path), entry["records"]))
         self._records = array_record_data_source.ArrayRecordDataSource(
             [instruction for instruction in instructions if instruction.take]
         )
@@ -128,12 +128,14 @@ class Source:
 
 def read_manifest(directory: str | os.PathLike) -> dict:
     """The manifest of a complete dataset. Raises ValueError that names it if missing, damaged or of another schema."""
-    path = Path(directory) / MANIFEST
+    path = epath.Path(directory) / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_bytes())
         schema, _ = manifest["schema"], manifest["files"].items()
     except OSError as error:
-        raise ValueError(f"There is no dataset at {directory} (cannot read {path}: {error.strerror}).") from None
+        raise ValueError(
+            f"There is no dataset at {directory} (cannot read {path}: {error.strerror or error})."
+        ) from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ValueError(f"{path} is damaged; prepare the dataset anew.") from None
     if schema != document_lib.SCHEMA:

@@ -63,7 +63,7 @@ def prepare(
     _begin(plan, target)
     if (folder / record.MANIFEST).exists():
         return record.read_manifest(target)["report"]
-    driver = driver or functools.partial(local.run, workers=workers)
+    driver = driver or functools.partial(local.run, workers=workers, blame=shard.blame)
     total = sum(task.size for tasks in plan.shards for task in tasks)
     report = _Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
     if options.images and not epath.Path(options.images).is_dir() and not (folder / f"{shard.INDEX}.json").exists():

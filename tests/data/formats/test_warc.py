@@ -3,31 +3,13 @@
 import gzip
 import io
 
-import numpy as np
 import pytest
-from PIL import Image
+from archives import picture, response
 
 from flamingo_jax.config import CorpusConfig, TextRules
 from flamingo_jax.data import record
 from flamingo_jax.data.formats import html, warc
 from flamingo_jax.data.prepare import prepare
-
-
-def picture(seed):
-    buffer = io.BytesIO()
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    Image.fromarray(coarse).resize((80, 70)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def response(url, body, kind="text/html; charset=utf-8", status="200 OK", headers="", compress=gzip.compress):
-    http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{headers}\r\n".encode() + body
-    head = (
-        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2020-01-01T00:00:00Z\r\n"
-        "WARC-Record-ID: <urn:uuid:0>\r\nContent-Type: application/http; msgtype=response\r\n"
-        f"Content-Length: {len(http)}\r\n\r\n"
-    )
-    return compress(head.encode() + http + b"\r\n\r\n")
 
 
 def page(number, image="/i/0.png"):
@@ -98,7 +80,11 @@ def test_bombs_and_nonsense(tmp_path, monkeypatch):
     assert report["first_drops"]["page damaged"].startswith("a.warc.gz, byte 0: https://a.example/b.html: more than")
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", bytes(1000), gzip.compress(b"no archive"), b"\x1f\x8b\x08"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", bytes(1000), gzip.compress(b"no archive"), b"\x1f\x8b\x08"],
+    ids=["empty", "text", "zeros", "gzip of text", "a member's beginning"],
+)
 def test_files_that_are_no_archives(data):
     found = list(warc.records(io.BytesIO(data)))
     assert all(isinstance(item, tuple) for item in found) and len(found) <= 1

@@ -263,3 +263,30 @@ def test_a_folder_may_hold_brackets(tmp_path):
     (site / "page.html").write_text('<p><img src="/images/x.jpg"></p><p>text</p>')
     report = prepare("html", f"{glob.escape(str(site))}/*.html", tmp_path / "set", size=48, workers=1)
     assert report["documents"] == 1 and report["media"] == 1
+
+
+def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path):
+    """A decoder is C code, and what crashes it takes the process along: it is found, counted and left out."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, signal
+        from flamingo_jax.config import CorpusConfig, TextRules
+        from flamingo_jax.data import image
+        from flamingo_jax.data.prepare import prepare
+
+        def store(data, *arguments, store=image.store):
+            if data == b"\\xff\\xd8\\xff\\xe0 broken":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return store(data, *arguments)
+
+        image.store = store  # in the workers too, which import this file
+        if __name__ == "__main__":
+            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=4)
+            print(prepare(options, {str(tmp_path / "set")!r}, workers=2)["drops"])
+    """)
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert "'medium crashes its decoder': 80" in result.stdout, result.stderr
+    assert len(record.Source(tmp_path / "set")) == 80
+    assert not [path for path in (tmp_path / "set").iterdir() if path.suffix in (".now", ".txt")]
