@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from flamingo_jax.config import ImageRules
 from flamingo_jax.data.document import Dropped
@@ -42,7 +42,9 @@ REDUCED = 1.5
 _JPEG = b"\xff\xd8\xff"
 _COLOURS = ("Gray", "YCbCr", "RGB")  # of JPEGs; CMYK, which Adobe inverts, is left to Pillow
 _SCAN = re.compile(rb"\xff\xda\0[\x06\x08\x0a\x0c]")
-_DAMAGE = re.compile("premature end|bad huffman code|bad arithmetic code|instead of rst", re.IGNORECASE)
+_HARMLESS = re.compile(
+    "extraneous bytes|unknown JFIF revision|Adobe color transform|bad ICC|SOS parameters|Inconsistent progression"
+)  # among libjpeg-turbo's warnings
 _BARE = frozenset(b"\xc0\xc4\xdb\xdd\xe0\xee")  # markers before a baseline JPEG's pixels that are no metadata
 _EXIF = b"Exif\0\0"
 _EXIF_ITEM = re.compile(rb"(infe.{8,10})Exif", re.DOTALL)  # the entry of an AVIF's list that there is one
@@ -56,7 +58,7 @@ _UPRIGHT = {
     7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
-_READS = 50_000  # of one file by Pillow; a PNG of 50 MB in chunks of 8 KB takes half of them
+_READS = {b"GIF8": 5_000, b"": 25_000}  # of one file by Pillow; a PNG of 50 MB in chunks of 8 KB takes 18,000
 _WHITE = (255, 255, 255)
 
 cv2.setNumThreads(0)  # whoever decodes many images decodes them in parallel already
@@ -155,7 +157,10 @@ def _open(data: bytes, formats: tuple[str, ...], page: int = 0) -> tuple[int, in
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
             width = width if colours in _COLOURS else 0
     if not width:
-        image = Image.open(_File(_without_exif(data)), formats=formats)
+        try:
+            image = Image.open(_File(_without_exif(data)), formats=formats)
+        except UnidentifiedImageError:  # it would name an address in memory
+            raise ValueError(f"it is damaged, or none of {', '.join(formats)}") from None
         image.seek(page)
         width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
@@ -196,10 +201,10 @@ def _decode_jpeg(data: bytes, width: int, height: int, shape: tuple[int, int]) -
 def _decode_turbo(data: bytes, **options) -> np.ndarray:
     try:
         return simplejpeg.decode_jpeg(data, "RGB", **options)
-    except ValueError as error:
-        if _DAMAGE.search(str(error)):  # others show what comes after it, as grey or as noise
+    except ValueError as error:  # after other warnings comes grey or noise; after errors, what was in the memory before
+        if not _HARMLESS.search(str(error)):
             raise
-    return simplejpeg.decode_jpeg(data, "RGB", strict=False, **options)  # if it was a warning, a harmless one
+    return simplejpeg.decode_jpeg(data, "RGB", strict=False, **options)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -266,13 +271,14 @@ def _without_exif(data: bytes) -> bytes:
 class _File(io.BytesIO):
     """A file that Pillow must read in a bounded number of calls, and about once.
 
-    The blocks of a GIF's comment cost it quadratic time, and directories of a TIFF may point to the same bytes 65,535
-    times.
+    The blocks of a GIF's comment, of 255 bytes, cost it quadratic time, and the directory of a TIFF may point to the
+    same bytes 65,535 times.
     """
 
     def __init__(self, data: bytes):
         super().__init__(data)
-        self._calls, self._bytes = _READS, 4 * len(data) + 1_000_000
+        self._calls = next(count for start, count in _READS.items() if data.startswith(start))
+        self._bytes = 4 * len(data) + 1_000_000
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)

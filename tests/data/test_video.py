@@ -66,15 +66,6 @@ def test_frames_are_resized_but_never_enlarged():
     assert video.decode(clip([0]), size=480)[0].shape == (72, 96, 3)
 
 
-def test_document():
-    document = video.document(clip([0, 1, 2]), " a\nclip ", "a.mp4", "t.csv", fps=1.0, max_frames=2, size=48)
-    assert (document.text, document.positions, document.key) == ("a clip", (0,), "a.mp4")
-    assert shades(map(image.decode, document.media[0])) == [0, 1]
-    options = dict(fps=1.0, max_frames=2, size=48)
-    assert video.document(clip([0]), " ", "k", "s", **options).reason == "clip without caption"
-    assert video.document(b"no", "c", "k", "s", **options).reason == "clip not readable"
-
-
 def audio():
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -120,8 +111,3 @@ def test_of_a_damaged_file_what_came_before():
         except ValueError:
             pass
     assert kept and min(kept) >= 1
-
-
-def test_documents_survive_their_encoded_form():
-    document = video.document(clip([0, 1]), "c", "k", "s", fps=1.0, max_frames=8, size=48)
-    assert isinstance(document, Document) and decode(encode(document)) == document
