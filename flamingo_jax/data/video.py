@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Iterable, Iterator
 
 import av
 import numpy as np
@@ -47,8 +48,8 @@ def decode(
     """The frames that a player shows at 0, 1/fps, 2/fps, ... seconds after the first one.
 
     Times are the frames' own time stamps: with a variable frame rate, their numbers and the stream's average rate say
-    nothing. Damaged frames, and those that are made from them, are never shown. Of a file that cannot be read further
-    after some frames, those frames.
+    nothing. A frame that FFmpeg marks as damaged is not shown, nor what follows it up to the next key frame. Of a file
+    that cannot be read any further after some frames, those frames.
 
     Args:
         video: path or content of an MP4, MOV, WebM, MKV or AVI file or a GIF.
@@ -90,20 +91,32 @@ def _decode(file, fps: float, max_frames: int, size: int | None, frames: list[np
             raise ValueError(f"its frames have more than {MAX_PIXELS} pixels")
         stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # files are decoded in parallel already
-        start = shown = None  # the first frame's time; the frame on the screen until the next one's time comes
-        damaged = False
-        for number, frame in enumerate(container.decode(stream)):
-            if len(frames) == max_frames or number > math.ceil(max_frames / fps * MAX_RATE):
-                return
+        for frame in _shown(container.decode(stream), fps, max_frames):
+            frames.append(_pixels(frame, size))
+
+
+def _shown(frames: Iterable[av.VideoFrame], fps: float, max_frames: int) -> Iterator[av.VideoFrame]:
+    """Those that ``decode`` gives. An error in ``frames`` comes after what was shown before it."""
+    shown = error = None  # shown: the frame on the screen until the next one's time comes
+    start, count, damaged = 0.0, 0, False
+    try:
+        for number, frame in enumerate(frames):
+            if count == max_frames or number > math.ceil(max_frames / fps * MAX_RATE):
+                break
             damaged = frame.is_corrupt or (damaged and not frame.key_frame)
             if damaged or frame.time is None:
                 continue
-            start = frame.time if start is None else start
-            while shown is not None and len(frames) < max_frames and len(frames) / fps < frame.time - start - _SLACK:
-                frames.append(_pixels(shown, size))
+            start = frame.time if shown is None else start
+            while shown is not None and count < max_frames and count / fps < frame.time - start - _SLACK:
+                yield shown
+                count += 1
             shown = frame
-        if shown is not None and len(frames) < max_frames and len(frames) / fps <= shown.time - start + _SLACK:
-            frames.append(_pixels(shown, size))
+    except Exception as raised:
+        error = raised
+    if shown is not None and count < max_frames and count / fps <= shown.time - start + _SLACK:
+        yield shown
+    if error is not None:
+        raise error
 
 
 def _demuxer(head: bytes) -> str:
