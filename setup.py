@@ -47,6 +47,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "torch": ["torch"],
         "sentencepiece": ["sentencepiece", "protobuf"],
-        "test": ["chex", "pytest", "pytest-xdist", "ruff", "sentencepiece", "protobuf"],
+        "test": ["apache-beam", "chex", "pytest", "pytest-xdist", "ruff", "sentencepiece", "protobuf"],
     },
 )

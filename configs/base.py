@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.datasets = dict(
         text=dict(format="text", source=f"{raw}/text/*.jsonl", example=dict(length=96, media=0, size=SIZE)),
         m3w=dict(
-            format="html", source=f"{raw}/pages/*.html", size=SIZE,
+            format="html", source=f"{raw}/pages/*.html", size=SIZE, shards=2,
             text=dict(formats=()),  # the world's pages are shorter than the web's
             # The world's pages put every text after its image, so none refers to the next one.
             example=dict(length=112, media=9, size=SIZE, p_next=0.0),
@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
             example=dict(length=24, size=SIZE, leading_space=0.5),
         ),
         vtp=dict(
-            format="table", source=f"{raw}/vtp/captions.csv", size=SIZE, fps=1.0,
+            format="table", source=f"{raw}/vtp/captions.csv", size=SIZE, fps=1.0, shards=2,
             example=dict(length=32, frames=FRAMES, size=SIZE, leading_space=0.5),
         ),
     )  # fmt: skip

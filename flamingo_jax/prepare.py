@@ -1,5 +1,8 @@
 """``python -m flamingo_jax.prepare --format=FORMAT --source=GLOB --target=DIR``: raw files of the web become a dataset.
 
+With the name of an evaluation set for a format (``flamingo_jax/data/benchmarks``), --source is the folder of its public
+files, which become the benchmark DIR/FORMAT. The options are then max_bad and query, the split: --set=query=test-dev
+
 Interrupted and started again, it goes on where it stopped. All other options are keys of ``CorpusConfig``
 (``flamingo_jax/config/corpus.py``, which explains them): --set=size=224 --set=text.min_words=20
 """
@@ -28,26 +31,90 @@ IMAGES = flags.DEFINE_string(
     "images", "", "Where images and clips are that the raw files name: a folder, or a glob of tars or url,file tables."
 )
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes; as many as there are cores if not given.")
+VERIFY = flags.DEFINE_bool("verify", False, "Check the dataset at --target: every file, document and picture.")
+SHOW = flags.DEFINE_string("show", None, "Write documents of the dataset at --target into this HTML file, to look at.")
+COUNT = flags.DEFINE_integer("documents", 20, "How many documents --show shows.", lower_bound=1)
+RUNNER = flags.DEFINE_string(
+    "runner", None, "Apache Beam's runner, to work on many machines; its own options stand at the end, after --"
+)
 SET = flags.DEFINE_multi_string(
     "set", [], "Any other option, by its key in flamingo_jax/config/corpus.py: --set=size=224 --set=text.min_words=20"
 )
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not RUNNER.value:
         sys.exit(f"flamingo_jax.prepare: {argv[1]!r} is no option; options look like --source=GLOB.")
-    for flag in (FORMAT, SOURCE, TARGET):
+    needed = (TARGET,) if VERIFY.value or SHOW.value else (FORMAT, SOURCE, TARGET)
+    for flag in needed:
         if not flag.value:
-            sys.exit(f"flamingo_jax.prepare: Give --format, --source and --target; --{flag.name} is missing.")
+            sys.exit(
+                f"flamingo_jax.prepare: Give {' and '.join('--' + f.name for f in needed)}; --{flag.name} is missing."
+            )
     logging.set_verbosity(logging.WARNING)
     with errors.as_sentences("flamingo_jax.prepare", "The same command goes on where it stopped."):
-        from flamingo_jax.data.prepare import prepare
+        from flamingo_jax.data.benchmarks import BENCHMARKS
+        from flamingo_jax.data.formats import FORMATS
 
-        given = {"format": FORMAT.value, "source": SOURCE.value, "images": IMAGES.value}
-        options = configs.build(given | parse_options(SET.value), CorpusConfig, "--set")
-        with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
-            report = prepare(options, TARGET.value, workers=WORKERS.value or os.cpu_count(), progress=_show(bar))
-        print(render(report))
+        if VERIFY.value:
+            _verify()
+        elif SHOW.value:
+            _show()
+        elif FORMAT.value in BENCHMARKS:
+            _convert()
+        elif FORMAT.value in FORMATS:
+            _prepare(argv[1:])
+        else:
+            known = (*FORMATS, *BENCHMARKS)
+            raise ValueError(f"--format={FORMAT.value} is unknown; {configs.suggest(FORMAT.value, known)}.")
+
+
+def _prepare(beam_arguments: list[str]) -> None:
+    from flamingo_jax.data.prepare import beam, prepare
+
+    driver = None
+    if RUNNER.value:
+        driver = functools.partial(beam.run, arguments=[f"--runner={RUNNER.value}", *beam_arguments])
+    given = {"format": FORMAT.value, "source": SOURCE.value, "images": IMAGES.value}
+    options = configs.build(given | parse_options(SET.value), CorpusConfig, "--set")
+    with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
+        report = prepare(options, TARGET.value, workers=_workers(), driver=driver, progress=_follow(bar))
+    print(describe(report))
+
+
+def _verify() -> None:
+    from flamingo_jax.data import record
+    from flamingo_jax.data.prepare.verify import verify
+
+    with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
+        faults = verify(TARGET.value, _workers(), _follow(bar))
+    if faults:
+        sys.exit("\n".join([f"flamingo_jax.prepare: {TARGET.value} is damaged; prepare it anew.", *faults]))
+    manifest = record.read_manifest(TARGET.value)
+    print(f"{TARGET.value} is whole: {manifest['count']:,} documents in {len(manifest['files'])} files.")
+
+
+def _show() -> None:
+    from flamingo_jax.data.file import write_whole
+    from flamingo_jax.data.prepare.show import render
+
+    write_whole(SHOW.value, render(TARGET.value, COUNT.value))
+    print(f"{SHOW.value}: open it in a browser.")
+
+
+def _workers() -> int:
+    return WORKERS.value or os.cpu_count() or 1
+
+
+def _convert() -> None:
+    from flamingo_jax.data.benchmarks import convert, describe
+
+    options = parse_options(SET.value)
+    if unknown := options.keys() - {"query", "max_bad"}:
+        hint = configs.suggest(min(unknown), ("query", "max_bad"))
+        raise ValueError(f"--set={min(unknown)} is no option of evaluation sets; {hint}.")
+    report = convert(FORMAT.value, SOURCE.value, TARGET.value, IMAGES.value, **options)
+    print(describe(report))
 
 
 def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
@@ -66,7 +133,7 @@ def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _show(bar: tqdm.tqdm) -> Callable[[int, int], None]:
+def _follow(bar: tqdm.tqdm) -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         bar.total = total
         bar.update(done - bar.n)
@@ -74,7 +141,7 @@ def _show(bar: tqdm.tqdm) -> Callable[[int, int], None]:
     return update
 
 
-def render(report: Mapping[str, Any]) -> str:
+def describe(report: Mapping[str, Any]) -> str:
     """What was kept and what was left out, with the first case of each reason."""
     lines = [f"{report['documents']:,} documents with {report['media']:,} media."]
     if report["drops"]:

@@ -65,11 +65,12 @@ class TextRules:
 class DuplicateRules:
     """What is left out because it is elsewhere already; nothing by default, as in the paper's M3W (A.3.4).
 
-    All but the last two need a pass over all raw files before the one that writes.
+    The first three need a pass over all raw files before the one that writes.
 
     pages: keep one page of each address. image_copies: leave out images, the same byte for byte, that occur in the
     corpus more often than this (OBELICS: 10; 0: never). paragraph_copies: leave out a page's paragraphs that the pages
     of one site repeat more often than this (OBELICS: 1; 0: never).
+    in_page: leave out an image that its page has shown before, as OBELICS does.
     evaluation: a glob of image files, those of benchmarks; images that look like one of them are left out, as the paper
     does for ALIGN and LTIP. distance: bits of 64 in which the perceptual hashes of two images that look alike differ
     at most.
@@ -78,6 +79,7 @@ class DuplicateRules:
     pages: bool = False
     image_copies: int = 0
     paragraph_copies: int = 0
+    in_page: bool = False
     evaluation: str = ""
     distance: int = 4
 
@@ -90,8 +92,13 @@ class CorpusConfig:
     images: where the images and clips are that the raw files name by address or file name: a folder; a glob of
     img2dataset's or video2dataset's output (.tar, .parquet); or a table (.csv, .tsv, .parquet) with the columns url and
     file. Without it, they are looked for beside the raw files.
-    columns: of tables and builders, what the columns are called: {"caption": ..., "media": ...}; numbers count the
+    columns: of formats with columns, what those are called that have other names than usual: {"caption": ...,
+    "media": ...} of pairs, {"images": ..., "texts": ..., "address": ...} of pages, {"text": ...}; numbers count the
     columns of a table without header from 0.
+    split: of tfds, which part is read, as the library writes it: "train[:10%]".
+    min_similarity: of mmc4, images less similar to their sentence are left out, by the set's own CLIP ViT-L/14
+    (OpenFlamingo: 0.24; 0: none). reassign: of mmc4, images are matched to sentences anew, by similarity_matrix; in
+    OpenFlamingo's files, only those that were found take part.
     size: longest side of stored images and frames, pixels; none is enlarged. quality: of the JPEGs, 0..100.
     fps, max_frames: of clips, frames per second and the most that are kept.
     shards: files of the dataset; 0 takes one for every 64 MB of raw files, 1024 at most.
@@ -102,6 +109,9 @@ class CorpusConfig:
     source: str
     images: str = ""
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    split: str = "train"
+    min_similarity: float = 0.0
+    reassign: bool = False
     size: int = 320
     quality: int = 95
     fps: float = 1.0

@@ -13,8 +13,12 @@ from etils import epath
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     """Replaces ``path`` by ``content`` in one step, on disk when it returns; a kill leaves the old file or the new one.
 
-    Raises OSError naming the path (that of a full disk names none by itself).
+    ``path`` may be an address such as ``gs://``. Raises OSError naming the path (that of a full disk names none by
+    itself).
     """
+    if "://" in os.fspath(path):  # an object store shows a file when it is whole
+        epath.Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

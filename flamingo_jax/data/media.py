@@ -18,7 +18,7 @@ from etils import epath
 
 from flamingo_jax.data.corpus import find_files
 from flamingo_jax.data.document import Dropped
-from flamingo_jax.data.file import open_file
+from flamingo_jax.data.file import open_file, write_whole
 from flamingo_jax.data.formats import tar
 
 MAX_BYTES = 500_000_000
@@ -104,8 +104,8 @@ def write_index(source: str, path: str) -> None:
     _, first = np.unique(array["address"], return_index=True)  # of equal addresses the first one
     buffer = io.BytesIO()
     np.save(buffer, array[first])
-    epath.Path(f"{path}.npy").write_bytes(buffer.getvalue())
-    epath.Path(f"{path}.json").write_text(json.dumps(files))
+    write_whole(f"{path}.npy", buffer.getvalue())
+    write_whole(f"{path}.json", json.dumps(files))
 
 
 def _hash(address: str) -> int:

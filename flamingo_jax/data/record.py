@@ -57,7 +57,8 @@ def write_file(path: str, records: Iterable[bytes]) -> dict:
         reason = error.strerror if isinstance(error, OSError) else error.args[0]
         raise OSError(f"Cannot write {path}: {str(reason or error).rstrip('.')}.") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder without permission, the error above says it
+            draft.unlink(missing_ok=True)
 
 
 def write_manifest(directory: str | os.PathLike, files: Mapping[str, dict], report: Mapping, plan: str = "") -> dict:
@@ -75,16 +76,8 @@ def write_manifest(directory: str | os.PathLike, files: Mapping[str, dict], repo
         "report": dict(report),
         "plan": plan,
     }
-    write_text(f"{os.fspath(directory)}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False))
+    write_whole(f"{os.fspath(directory)}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False))
     return manifest
-
-
-def write_text(path: str, content: str | bytes) -> None:
-    """Writes a small file whole or not at all, on this machine or of an address such as ``gs://``."""
-    if "://" not in path:
-        write_whole(path, content)
-    else:  # an object store shows a file when it is whole
-        epath.Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Source:
@@ -98,18 +91,18 @@ class Source:
 
     def __init__(self, directory: str | os.PathLike):
         """Raises ValueError naming the file if the dataset or one of its files is missing, cut or of another schema."""
-        self._directory = Path(directory)
+        self._directory = epath.Path(directory)
         self.manifest = read_manifest(directory)
         instructions = []
         for name, entry in self.manifest["files"].items():
             path = self._directory / name
             try:
-                size = path.stat().st_size
+                size = path.stat().length
             except OSError as error:
-                raise ValueError(f"Cannot read {path}: {error.strerror}; prepare the dataset anew.") from None
+                raise ValueError(f"Cannot read {path}: {error.strerror or error}; prepare the dataset anew.") from None
             if size != entry["bytes"]:
                 raise ValueError(f"{path} has {size} bytes in place of {entry['bytes']}; prepare the dataset anew.")
-            instructions.append(_Whole(str(path), entry["records"]))
+            instructions.append(_Whole(os.fspath(path), entry["records"]))
         self._records = array_record_data_source.ArrayRecordDataSource(
             [instruction for instruction in instructions if instruction.take]
         )
@@ -135,12 +128,14 @@ class Source:
 
 def read_manifest(directory: str | os.PathLike) -> dict:
     """The manifest of a complete dataset. Raises ValueError that names it if missing, damaged or of another schema."""
-    path = Path(directory) / MANIFEST
+    path = epath.Path(directory) / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_bytes())
         schema, _ = manifest["schema"], manifest["files"].items()
     except OSError as error:
-        raise ValueError(f"There is no dataset at {directory} (cannot read {path}: {error.strerror}).") from None
+        raise ValueError(
+            f"There is no dataset at {directory} (cannot read {path}: {error.strerror or error})."
+        ) from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ValueError(f"{path} is damaged; prepare the dataset anew.") from None
     if schema != document_lib.SCHEMA:

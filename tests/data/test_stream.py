@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from written import write
 
 from flamingo_jax.config import ExampleConfig
 from flamingo_jax.data import record
@@ -33,7 +34,7 @@ def page(i, bad=False):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("stream")
-    record.write(path / "pages", (page(i) for i in range(COUNT)), 2)
+    write(path / "pages", (page(i) for i in range(COUNT)), 2)
     tokenizer_.train([page(i).text for i in range(COUNT)] * 5, 300).save(path / "tokenizer.json")
     return path
 
@@ -140,7 +141,7 @@ def test_seed_decides(folder, tokenizer):
 
 
 def test_bad_media_are_counted_not_raised(tmp_path, tokenizer):
-    record.write(tmp_path / "pages", (page(i, bad=i == 3) for i in range(8)), 1)
+    write(tmp_path / "pages", (page(i, bad=i == 3) for i in range(8)), 1)
     stream = open_stream(tmp_path, tokenizer, batch_size=8)
     batch = next(stream)
     blank = batch["media_mask"].sum(1) == 0
@@ -151,7 +152,7 @@ def test_bad_media_are_counted_not_raised(tmp_path, tokenizer):
 
 
 def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch):
-    record.write(tmp_path / "pages", (page(i) for i in range(8)), 1)
+    write(tmp_path / "pages", (page(i) for i in range(8)), 1)
     read = record.Source.__getitem__
 
     def damaged(self, index):
@@ -170,7 +171,7 @@ def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch
 
 
 def test_a_lost_dataset_is_an_error(tmp_path, tokenizer, monkeypatch):
-    record.write(tmp_path / "pages", (page(i) for i in range(8)), 1)
+    write(tmp_path / "pages", (page(i) for i in range(8)), 1)
     stream = open_stream(tmp_path, tokenizer, batch_size=64)
 
     def gone(self, index):

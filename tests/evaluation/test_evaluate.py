@@ -14,7 +14,9 @@ from flamingo_jax.evaluation import evaluate, media
 from flamingo_jax.models.flamingo import Flamingo
 
 IMAGE = ExampleConfig(length=0, size=16, fill=(120, 120, 120))
-CLIP = DatasetConfig("video", "", ExampleConfig(length=0, frames=2, size=16, fill=(120, 120, 120)), size=16)
+CLIP = DatasetConfig(
+    format="table", source="", size=16, example=ExampleConfig(length=0, frames=2, size=16, fill=(120, 120, 120))
+)
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "yellow": (220, 220, 20),
            "cyan": (20, 220, 220), "pink": (240, 100, 240)}  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data import image, video
@@ -23,12 +23,26 @@ _CACHE_BYTES = 64_000_000  # of stored images: the pages of a site share theirs
 
 
 class Maker:
-    """Makes documents of one corpus; it keeps the images that it stored already, for pages share them."""
+    """Makes documents of one corpus; it keeps the images that it stored already, for pages share them.
 
-    def __init__(self, options: CorpusConfig, duplicates: Duplicates):
+    Args:
+        options: the corpus.
+        duplicates: what occurs elsewhere.
+        mark: told of the hash of every medium before it is decoded, and of "" after that.
+        crashes: hashes of media that crashed a process when they were decoded.
+    """
+
+    def __init__(
+        self,
+        options: CorpusConfig,
+        duplicates: Duplicates,
+        mark: Callable[[str], None] = lambda digest: None,
+        crashes: frozenset[str] = frozenset(),
+    ):
         self._options = options
         self._kind = FORMATS[options.format].kind
         self._duplicates = duplicates
+        self._mark, self._crashes = mark, crashes
         self._stored: dict[bytes, bytes | Dropped] = {}
         self._cached = 0
 
@@ -80,31 +94,41 @@ class Maker:
         if isinstance(data, Dropped):
             return data
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        if self._kind == "page" and digest in seen:
+        if self._options.duplicates.in_page and digest in seen:
             return Dropped("image repeated in its page", medium.name)
         seen.add(digest)
         if self._duplicates.is_repeated_image(digest):
             return Dropped("image repeated", medium.name)
+        if digest.hex() in self._crashes:
+            return Dropped("medium crashes its decoder", medium.name, bad=True)
+        self._mark(digest.hex())
         if clip or (clip is None and video.is_video(data)):
-            return self._clip(data, medium.name)
+            frames = self._clip(data, medium.name)
+        else:
+            frames = self._image(data, digest, medium.name)
+        self._mark("")
+        return frames
+
+    def _image(self, data: bytes, digest: bytes, name: str) -> tuple[bytes] | Dropped:
         found = self._stored.get(digest)
         if found is None:
-            found = self._image(data, medium.name)
+            found = self._store(data)
             self._cached += len(found) if isinstance(found, bytes) else 200
             if self._cached > _CACHE_BYTES:
                 self._stored.clear()
                 self._cached = 0
             self._stored[digest] = found
-        return found if isinstance(found, Dropped) else (found,)
+        # The same bytes may have several names, so what is kept does not hold one.
+        return dataclasses.replace(found, place=name + found.place) if isinstance(found, Dropped) else (found,)
 
-    def _image(self, data: bytes, name: str) -> bytes | Dropped:
+    def _store(self, data: bytes) -> bytes | Dropped:
         options = self._options
         if len(data) > MAX_IMAGE_BYTES:
-            return Dropped("image too large", f"{name}: {len(data)} bytes", bad=True)
+            return Dropped("image too large", f": {len(data)} bytes", bad=True)
         rules = options.image if self._kind == "page" else None
-        stored = image.store(data, options.size, rules, name, options.quality)
+        stored = image.store(data, options.size, rules, "", options.quality)
         if isinstance(stored, bytes) and self._duplicates.looks_like_evaluation(stored):
-            return Dropped("image of an evaluation", name)
+            return Dropped("image of an evaluation", "")
         return stored
 
     def _clip(self, data: bytes, name: str) -> tuple[bytes, ...] | Dropped:

@@ -63,13 +63,15 @@ def make_plan(options: CorpusConfig) -> Plan:
 
 
 def to_json(plan: Plan) -> str:
+    """The plan as text, which ``load_plan`` reads."""
     shards = [[dataclasses.astuple(task) for task in tasks] for tasks in plan.shards]
     return json.dumps({"options": dataclasses.asdict(plan.options), "root": plan.root, "shards": shards})
 
 
 def fingerprint(plan: Plan) -> str:
-    """Equal for equal options and raw files of equal names and sizes."""
-    return hashlib.sha256(to_json(plan).encode("utf-8", "surrogateescape")).hexdigest()
+    """Equal for equal raw files (their names and sizes) and options that make the same of them."""
+    same = dataclasses.replace(plan, options=dataclasses.replace(plan.options, max_bad=0))
+    return hashlib.sha256(to_json(same).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)

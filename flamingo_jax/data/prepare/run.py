@@ -22,6 +22,7 @@ from etils import epath
 from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import find_files
+from flamingo_jax.data.file import write_whole
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.prepare import local, shard
 from flamingo_jax.data.prepare import plan as plans
@@ -62,7 +63,7 @@ def prepare(
     _begin(plan, target)
     if (folder / record.MANIFEST).exists():
         return record.read_manifest(target)["report"]
-    driver = driver or functools.partial(local.run, workers=workers)
+    driver = driver or functools.partial(local.run, workers=workers, blame=shard.blame)
     total = sum(task.size for tasks in plan.shards for task in tasks)
     report = _Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
     if options.images and not epath.Path(options.images).is_dir() and not (folder / f"{shard.INDEX}.json").exists():
@@ -94,30 +95,29 @@ class _Progress:
 
 def _begin(plan: Plan, target: str) -> None:
     """Writes the plan down. Raises ValueError when something else is at ``target``, or was begun there."""
-    folder, text = epath.Path(target), plans.to_json(plan)
-    plans.load_plan.cache_clear()
-    if is_prepared(target):
-        if record.read_manifest(target)["plan"] != plans.fingerprint(plan):
-            raise ValueError(
-                f"{target} was prepared with other options, or from raw files that have changed since; delete it, or "
-                "name another folder."
-            )
-        return
+    folder = epath.Path(target)
     begun = folder / plans.FILE
-    if begun.exists():
-        if begun.read_text() != text:
-            raise ValueError(
-                f"{target} was begun with other options, or from raw files that have changed since; delete it, or name "
-                "another folder."
-            )
-        return
+    plans.load_plan.cache_clear()
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if is_prepared(target):
+            there = record.read_manifest(target)["plan"]
+        elif begun.exists():
+            there = plans.fingerprint(plans.load_plan(target))
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{target} holds something else; delete it, or name another folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            there = None
     except OSError as error:
         raise OSError(f"Cannot write the dataset {target}: {error.strerror or error}.") from None
-    record.write_text(f"{target}/{plans.FILE}", text)
+    if there not in (None, plans.fingerprint(plan)):
+        raise ValueError(
+            f"{target} was {'prepared' if is_prepared(target) else 'begun'} with other options, or from raw files that "
+            "have changed since; delete it, or name another folder."
+        )
+    if not is_prepared(target):
+        write_whole(f"{target}/{plans.FILE}", plans.to_json(plan))  # anew, for max_bad may be another one
+        plans.load_plan.cache_clear()
 
 
 def _todo(plan: Plan, target: str, suffix: str) -> list[int]:
@@ -167,6 +167,7 @@ def _finish(plan: Plan, target: str) -> dict:
         drops = ", ".join(
             f"{count} x {reason} (first: {report['first_drops'][reason]})" for reason, count in report["drops"].items()
         )
+        epath.Path(target).rmtree()
         raise ValueError(f"No document came out of {plan.options.source!r}: {drops or 'its files are empty'}.")
     record.write_manifest(target, files, report, plans.fingerprint(plan))
     kept = {*files, *(f"{plan.name(index)}.bad.jsonl" for index in range(len(plan.shards))), record.MANIFEST}

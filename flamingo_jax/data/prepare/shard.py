@@ -10,6 +10,7 @@ import functools
 import io
 import itertools
 import json
+import mmap
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,18 +19,19 @@ from etils import epath
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import Corpus, find_files
 from flamingo_jax.data.document import Document, Dropped, Raw, encode
+from flamingo_jax.data.file import write_whole
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.formats import FORMATS
+from flamingo_jax.data.prepare.local import Report
 from flamingo_jax.data.prepare.make import Maker
 from flamingo_jax.data.prepare.plan import Plan, load_plan
 
 INDEX, REPEATED, EVALUATION = "media", "repeated.npy", "evaluation.npy"  # made from all raw files before the shards
 CENSUS = ".census.npy"
+MARK, CRASHES = ".now", "crashes.txt"  # the medium that is being decoded; those that crashed a process
 HASHED = 1000  # image files of a benchmark that are hashed at once
+_DIGITS = 32
 _FIRST_LOOK = 1000  # outcomes before a shard's share of bad ones says anything
-
-Report = Callable[[int], None]
-"""Is told how many bytes of raw files are done."""
 
 
 def count_shard(target: str, index: int, report: Report) -> None:
@@ -66,18 +68,52 @@ def write_shard(target: str, index: int, report: Report) -> None:
         load_array(f"{target}/{name}") if epath.Path(f"{target}/{name}").exists() else empty
         for name, empty in ((REPEATED, duplicates.count([])), (EVALUATION, np.empty(0, np.uint64)))
     )
-    make = Maker(plan.options, duplicates.Duplicates(found, evaluation, plan.options.duplicates.distance))
+    name = plan.name(index)
+    mark = _open_mark(f"{target}/{name}{MARK}")
+    known = duplicates.Duplicates(found, evaluation, plan.options.duplicates.distance)
+    make = Maker(plan.options, known, mark, _crashes(target))
     tally = Tally(plan.options.max_bad)
     outcomes = (
         outcome
         for number, raw in _raws(plan, target, index, report)
         for outcome in ([raw] if isinstance(raw, Dropped) else make(raw, number))
     )
-    name = plan.name(index)
     entry = record.write_file(f"{target}/{name}.array_record", map(encode, tally.filter(outcomes)))
     if tally.listed:
-        epath.Path(f"{target}/{name}.bad.jsonl").write_text("".join(tally.listed))
-    record.write_text(f"{target}/{name}.json", json.dumps({"entry": entry, "report": tally.report}))
+        write_whole(f"{target}/{name}.bad.jsonl", "".join(tally.listed))
+    write_whole(f"{target}/{name}.json", json.dumps({"entry": entry, "report": tally.report}))
+
+
+def blame(target: str, index: int) -> bool:
+    """After a crash in a shard: leaves out the medium that was being decoded, if it was at one. See ``local.run``."""
+    path = epath.Path(f"{target}/{load_plan(target).name(index)}{MARK}")
+    digest = path.read_text().strip("\0") if path.exists() else ""
+    if not digest or digest in _crashes(target):
+        return False
+    write_whole(f"{target}/{CRASHES}", "\n".join(sorted({*_crashes(target), digest})))
+    return True
+
+
+def _open_mark(path: str) -> Callable[[str], None]:
+    """What writes down the hash of a medium, which is 32 digits, so that it outlives a crash of this process.
+
+    At other places than this machine nothing is written down, and a crash stops the preparation.
+    """
+    if "://" in path:
+        return lambda digest: None
+    with open(path, "w+b") as file:
+        file.truncate(_DIGITS)
+        memory = mmap.mmap(file.fileno(), _DIGITS)
+
+    def mark(digest: str) -> None:
+        memory[:] = digest.encode().ljust(_DIGITS, b"\0")
+
+    return mark
+
+
+def _crashes(target: str) -> frozenset[str]:
+    path = epath.Path(f"{target}/{CRASHES}")
+    return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
 def _raws(plan: Plan, target: str, index: int, report: Report) -> Iterator[tuple[int, Raw | Dropped]]:
@@ -138,7 +174,7 @@ def save_array(path: str, array: np.ndarray) -> None:
     """Writes an array as .npy, whole or not at all."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    record.write_text(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def load_array(path: str) -> np.ndarray:

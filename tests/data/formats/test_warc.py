@@ -1,0 +1,90 @@
+"""Archives as crawlers write them, whole and damaged."""
+
+import gzip
+import io
+
+import pytest
+from archives import picture, response
+
+from flamingo_jax.config import CorpusConfig, TextRules
+from flamingo_jax.data import record
+from flamingo_jax.data.formats import html, warc
+from flamingo_jax.data.prepare import prepare
+
+
+def page(number, image="/i/0.png"):
+    return f"<p>before {number}</p><img src='{image}'><p>after {number}</p>".encode()
+
+
+def run(tmp_path, data, name="a.warc.gz", **options):
+    (tmp_path / "raw").mkdir(exist_ok=True)
+    (tmp_path / "raw" / name).write_bytes(data)
+    options = {"text": TextRules(formats=()), "max_bad": 1.0} | options
+    report = prepare(CorpusConfig(format="warc", source=f"{tmp_path}/raw/{name}", **options), tmp_path / "set")
+    source = record.Source(tmp_path / "set")
+    return report, [source[i] for i in range(len(source))]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bytes], ids=["gzip", "plain"])
+def test_pages_with_images_of_the_same_archive(tmp_path, compress):
+    data = b"".join(
+        response(*arguments, compress=compress)
+        for arguments in (
+            ("https://a.example/x/1.html", page(1, "../i/0.png")),
+            ("https://a.example/gone.html", page(2), "text/html", "404 Not Found"),
+            ("https://a.example/i/0.png", picture(0), "image/png"),
+            ("https://a.example/x.json", b"{}", "application/json"),
+            ("https://a.example/3.html", gzip.compress(page(3)), "TEXT/HTML", "200 OK", "Content-Encoding: gzip\r\n"),
+            ("https://a.example/4.html", page(4, "/i/missing.png")),
+        )
+    )
+    report, documents = run(tmp_path, data)
+    assert [document.key for document in documents] == ["https://a.example/x/1.html", "https://a.example/3.html"]
+    assert [document.text for document in documents] == ["before 1\nafter 1", "before 3\nafter 3"]
+    assert documents[0].positions == (9,) and documents[0].media == documents[1].media
+    assert report["drops"] == {"medium elsewhere": 1, "page left without images": 1}
+
+
+def test_images_of_a_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "url.csv").write_text("url,file\nhttps://a.example/i/0.png,0.png\n")
+    (tmp_path / "images" / "0.png").write_bytes(picture(0))
+    data = response("https://a.example/1.html", page(1)) + response("https://a.example/2.html", page(2, "/i/1.png"))
+    report, documents = run(tmp_path, data, images=f"{tmp_path}/images/*.csv")
+    assert [document.text for document in documents] == ["before 1\nafter 1"]
+    assert report["drops"] == {"medium missing": 1, "page left without images": 1}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bytes], ids=["gzip", "plain"])
+def test_damaged_members_are_passed_over(tmp_path, compress):
+    """One that is cut off, one of other bytes, and the end of the file: what is between them is read."""
+    image = response("https://a.example/i/0.png", picture(0), "image/png", compress=compress)
+    pages = [response(f"https://a.example/{i}.html", page(i), compress=compress) for i in range(5)]
+    cut = len(pages[1]) // 4
+    data = pages[0] + image + pages[1][:cut] + pages[2] + b"\x1f\x8b\x08garbage WARC/1." + pages[3] + pages[4][:cut]
+    report, documents = run(tmp_path, data)
+    assert {"before 0\nafter 0", "before 3\nafter 3"} <= {document.text for document in documents}
+    assert len(documents) >= 3 - (compress is bytes)  # without members, a cut record swallows the next one
+    assert 1 <= report["drops"]["warc damaged"] <= 3 and report["bad"] == report["drops"]["warc damaged"]
+    assert report["first_drops"]["warc damaged"].startswith("a.warc.gz, from byte ")
+
+
+def test_bombs_and_nonsense(tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "MAX_BYTES", 1_000_000)
+    image = response("https://a.example/i/0.png", picture(0), "image/png")
+    encoded = {"headers": "Content-Encoding: gzip\r\n"}
+    bomb = response("https://a.example/b.html", gzip.compress(bytes(50_000_000)), **encoded)
+    no_gzip = response("https://a.example/n.html", b"no gzip", **encoded)
+    report, documents = run(tmp_path, bomb + no_gzip + image + response("https://a.example/1.html", page(1)))
+    assert [document.text for document in documents] == ["before 1\nafter 1"]
+    assert report["first_drops"]["page damaged"].startswith("a.warc.gz, byte 0: https://a.example/b.html: more than")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", bytes(1000), gzip.compress(b"no archive"), b"\x1f\x8b\x08"],
+    ids=["empty", "text", "zeros", "gzip of text", "a member's beginning"],
+)
+def test_files_that_are_no_archives(data):
+    found = list(warc.records(io.BytesIO(data)))
+    assert all(isinstance(item, tuple) for item in found) and len(found) <= 1
