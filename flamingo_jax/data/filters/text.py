@@ -42,8 +42,9 @@ _BASE, _STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 def judge(text: str, rules: TextRules) -> str | None:
     """Why a page is left out, one of ``REASONS``, or None.
 
-    The cheap rules come first. In languages written without spaces every character counts as a word, and the rules
-    about words (their length, letters, stop words and n-grams) do not apply.
+    The cheap rules come first. What the classifier finds the most likely language decides which of them apply: that of
+    stop words to English; to languages written without spaces those that need no words, that is, neither length of
+    words, letters, stop words nor n-grams. In these every character counts as a word.
 
     Args:
         text: paragraphs separated by line feeds.
@@ -51,12 +52,12 @@ def judge(text: str, rules: TextRules) -> str | None:
     """
     if len(text) < rules.min_words:  # fewer characters than words
         return "text too short"
-    code, probability = language.identify(text) if rules.languages or rules.min_stop_words else ("", 0.0)
+    code, probability = language.identify(text)
     if rules.languages and (code not in rules.languages or probability < rules.language_score):
         return "text in another language"
     words = find_words(text)
     count = words.characters if code in language.UNSPACED else len(words.starts)
-    if count < rules.min_words:
+    if count < max(1, rules.min_words):
         return "text too short"
     if count > rules.max_words:
         return "text too long"

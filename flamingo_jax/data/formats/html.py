@@ -203,7 +203,7 @@ def _part_lines(preformatted: list[LexborNode]) -> None:
             continue
         for node in list(outer.traverse(include_text=True)):
             if node.is_text_node:
-                node.replace_with(node.text_content.replace("\n", _PARAGRAPH))
+                node.replace_with(_PARAGRAPH.join(map(str.strip, node.text_content.split("\n"))))
             else:
                 inner.add(node.mem_id)
 
