@@ -3,7 +3,7 @@
     python benchmarks/html.py --rounds=15
 
 Pages are synthetic: 99 KB, 1,024 elements, 120 images with sets of sizes, scripts, navigation, side bar and footer
-around 23 KB of English prose (Python's own reference manual), which passes all filters. They go through the code that
+around 16 KB of English prose (Python's own reference manual), which passes all filters. They go through the code that
 prepares a corpus: ``page`` of ``data/formats/html.py`` and ``judge`` of ``data/filters/text.py``; images are not read.
 The three kinds of work alternate, and printed are the medians over rounds, and their ratios to parsing alone.
 """
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--pages", type=int, default=50)
-    parser.add_argument("--text", type=int, default=23_000, help="Characters of prose in a page.")
+    parser.add_argument("--text", type=int, default=16_000, help="Characters of prose in a page.")
     options = parser.parse_args()
     pages = [make_page(seed, options.text) for seed in range(options.pages)]
     characters, words = [], []

@@ -52,7 +52,7 @@ def judge(text: str, rules: TextRules) -> str | None:
     """
     if len(text) < rules.min_words:  # fewer characters than words
         return "text too short"
-    code, probability = language.identify(text)
+    code, probability = language.identify(text, rules.language_score)
     if rules.languages and (code not in rules.languages or probability < rules.language_score):
         return "text in another language"
     words = find_words(text)
@@ -151,12 +151,12 @@ def repeats_phrases(words: Words, top: Mapping[str, float], repeated: Mapping[st
         repeated: n -> the largest share of words within repeated n-grams: see ``repeated_share``.
     """
     grams = Grams(words)
-    most = len(words.starts)
+    most, longest = len(words.starts), int(words.lengths.max(initial=0))
     for n, limit in sorted((int(n), limit) for n, limit in top.items()):
-        # Mostly an upper bound settles it; and an n-gram occurs no more often than the shorter ones within it.
-        if most * grams.longest(n) > limit * words.characters:
+        # Mostly upper bounds settle it; and an n-gram occurs no more often than the shorter ones within it.
+        if most * n * longest > limit * words.characters:
             most = grams.most(n)
-            if most * grams.longest(n) > limit * words.characters and top_share(grams, n) > limit:
+            if most * n * longest > limit * words.characters and top_share(grams, n) > limit:
                 return True
     limits = sorted((int(n), limit) for n, limit in repeated.items())
     for i, (n, limit) in enumerate(limits):
@@ -190,9 +190,6 @@ class Grams:
     def lengths(self, n: int) -> np.ndarray:
         """The characters within the words of each n-gram, [words - n + 1]."""
         return self._before[n:] - self._before[:-n]
-
-    def longest(self, n: int) -> int:
-        return int(self.lengths(n).max(initial=0))
 
     def most(self, n: int) -> int:
         """At most how often an n-gram occurs: how many there are in the fullest of 4096 buckets."""

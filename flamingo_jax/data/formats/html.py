@@ -106,10 +106,9 @@ def page(
         found = extract(data, url, charset)
     except ValueError as error:
         return Dropped("page too complex", f"{key}: {error}", bad=True)
-    media = tuple(
-        Medium(address.name(image), functools.partial(_read, find, image, found.base)) for image in found.images
-    )
-    return Raw(key, found.text, found.positions, media, source, clip=False)
+    base = found.base
+    media = [Medium(address.name(image), functools.partial(_read, find, image, base)) for image in found.images]
+    return Raw(key, found.text, found.positions, tuple(media), source, clip=False)
 
 
 def extract(data: bytes, url: str, charset: str | None = None) -> Page:

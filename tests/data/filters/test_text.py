@@ -143,7 +143,7 @@ def test_pages_are_judged_as_by_the_obvious_rules(options, monkeypatch):
     for _ in range(100):
         page, code = random_page(rng), rng.choice(("en", "en", "de"))
         rules = TextRules(**OFF | {name: LIMITS[name](rng) for name in options})
-        monkeypatch.setattr(language, "identify", lambda _, code=code: (code, 1.0))
+        monkeypatch.setattr(language, "identify", lambda *_, code=code: (code, 1.0))
         reason = text.judge(page, rules)
         assert reason == reference(page, rules, code), (page, rules)
         seen[reason] += 1
@@ -223,10 +223,10 @@ def test_odd_texts_have_a_reason(page):
 
 def test_the_language_of_a_long_page_is_that_of_all_its_parts():
     english, german = STORY * 30, "Der alte Wärter stieg hinauf und zündete die Lampe an. " * 800
-    assert language.identify(english)[0] == "en" and language.identify(german)[0] == "de"
-    assert language.identify(english[:2000] + german)[0] == "de"
-    assert language.identify("home news contact\n" * 10 + german)[0] == "de"
-    code, probability = language.identify("x" * 10_000_000)
+    assert language.identify(english, 0.8)[0] == "en" and language.identify(german, 0.8)[0] == "de"
+    assert language.identify(english[:2000] + german, 0.8)[0] == "de"
+    assert language.identify("home news contact\n" * 10 + german, 0.8)[0] == "de"
+    code, probability = language.identify("x" * 10_000_000, 0.8)
     assert isinstance(code, str) and 0 <= probability <= 1
 
 
