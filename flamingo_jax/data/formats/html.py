@@ -219,7 +219,7 @@ def _assemble(marked: str) -> tuple[str, tuple[int, ...]]:
     parts, positions, length, last = [first], [], len(first), first[-1:] or "\n"
     for part in rest:
         positions.append(length)
-        if part[:1] == last or (part[:1] == " " and last == "\n"):
+        if last in " \n" and part[:1] in (" ", last):
             part = part[1:]
         elif last == " " and part[:1] == "\n":  # the paragraph ends with its images
             parts[-1], length = parts[-1][:-1], length - 1

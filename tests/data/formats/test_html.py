@@ -1,9 +1,13 @@
 """Web pages as the HTML standard means them, and as people who mean harm write them."""
 
+import random
+import re
+
 import pytest
+from selectolax.lexbor import LexborHTMLParser
 
 from flamingo_jax.data.document import Dropped
-from flamingo_jax.data.formats import address, html
+from flamingo_jax.data.formats import address, elements, html
 
 URL = "file:///blog/page.html"
 
@@ -47,6 +51,7 @@ def marked(body, head=""):
         ("<p>one <img src=a> <img src=b> </p>two", "one**\ntwo"),
         ("one<img src=a>\n<img src=b>\ntwo", "one* *two"),
         ("one<div><img src=a></div>two", "one\n*two"),
+        ("two<img src=a>one<img src=a>&lt;", "two*one*<"),
         ("<a href=x>one<p>two</p></a>three", "one\ntwo\nthree"),
         ("on<!-- -->e<span></span>s <wbr>two<my-tag> three</my-tag>", "ones two three"),
         ("<b>one<p>two</b>three", "one\ntwothree"),
@@ -63,6 +68,42 @@ def marked(body, head=""):
 )
 def test_text_and_images_come_in_tree_order(body, expected):
     assert marked(body) == expected
+
+
+def walk(node):
+    """The page below ``node`` as one string: ^ where paragraphs part, * for an image."""
+    if node.is_text_node:
+        return re.sub(r"\s+", " ", node.text_content)
+    kind, attributes = elements.KINDS.get(node.tag_id, elements.INLINE), node.attributes
+    dropped = kind >= elements.DROPPED or "hidden" in attributes or attributes.get("class") == "ad"
+    inside = "" if dropped else "".join(walk(child) for child in node.iter(include_text=True))
+    if kind == elements.IMAGE:
+        return "" if dropped else "*"
+    return f"^{inside}^" if kind in elements.PARTING else inside
+
+
+def test_random_pages_are_read_as_by_an_obvious_walk():
+    rng = random.Random(0)
+    tags = "p div span b i a ul li table td br h1 figure svg nav script button picture form header my-tag em".split()
+    for _ in range(2000):
+        pieces = []
+        for _ in range(rng.randint(1, 25)):
+            tag, attribute = rng.choice(tags), rng.choice(("", "", " hidden", " class=ad", " class", " title='a>b'"))
+            tag = rng.choice((f"<{tag}{attribute}>", f"</{tag}>", f"<img src=a{attribute}>", "<!-- <p> -->"))
+            pieces += rng.choice(((tag,), (rng.choice((" ", "\n", "one", "two ", " \u2003é", "on", "&lt;o&nbsp;")),)))
+        data = "".join(pieces).encode()
+        # White space around an image is kept before it, and no paragraph begins or ends with a space.
+        expected = re.sub(r" +", " ", walk(LexborHTMLParser(data).root))
+        expected = re.sub(r"[ ^]*\^[ ^]*", "^", expected).strip("^ ")
+        for pattern, change in (
+            (r"(^|[ ^])(\*+)[ ]", r"\1\2"),
+            (r"(^|\^)(\*+)\^", r"\1\2"),
+            (r" (\*+)(\^|$)", r"\1\2"),
+            (r"\^(\*+)$", r"\1"),  # the text ends with its last word
+        ):
+            while (changed := re.sub(pattern, change, expected)) != expected:
+                expected = changed
+        assert show(html.extract(data, URL)) == expected.replace("^", "\n").rstrip(), data
 
 
 @pytest.mark.parametrize(
