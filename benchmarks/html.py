@@ -26,6 +26,7 @@ from flamingo_jax.data.filters.text import judge
 from flamingo_jax.data.formats import html
 
 SIZE, ELEMENTS, IMAGES = 99_000, 1024, 120
+RULES = TextRules()
 URL = "https://journal.example/2024/05/a-page.html"
 
 
@@ -95,7 +96,7 @@ def extract(data: bytes):
 
 def prepare(data: bytes) -> str | None:
     """Why a page is left out, or None: what ``Maker`` does with it before it reads its images."""
-    return judge(extract(data).text, TextRules())
+    return judge(extract(data).text, RULES)
 
 
 def main() -> None:

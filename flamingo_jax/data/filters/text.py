@@ -36,7 +36,7 @@ BULLETS = "•‣◦▪●■*-–"
 ELLIPSES = ("...", "…")
 
 _SPACE = re.compile(r"[\0-\x20]+")
-_BASE, _STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+_BASE, _STEP = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, and else of no meaning
 
 
 def judge(text: str, rules: TextRules) -> str | None:
@@ -174,35 +174,31 @@ class Grams:
 
     Attributes:
         words: the text's.
+        before: characters of the words before each word, and of all, [words + 1].
     """
 
     def __init__(self, words: Words):
         self.words = words
+        self.before = np.zeros(len(words.starts) + 1, int)
+        np.cumsum(words.lengths, out=self.before[1:])
         self._hashes = {1: _hash(words)}
-        self._before = np.concatenate([[0], np.cumsum(words.lengths)])
 
     def hashes(self, n: int) -> np.ndarray:
         """The n-gram that begins at each word as a number, uint64 [words - n + 1]."""
         if n not in self._hashes:
-            self._hashes[n] = self.hashes(n - 1)[:-1] * _STEP + self._hashes[1][n - 1 :]
+            count, half = max(0, len(self.words.starts) - n + 1), n // 2
+            first, second = self.hashes(n - half)[:count], self.hashes(half)[n - half :]
+            self._hashes[n] = first * np.uint64(pow(_STEP, half, 2**64)) + second
         return self._hashes[n]
-
-    def lengths(self, n: int) -> np.ndarray:
-        """The characters within the words of each n-gram, [words - n + 1]."""
-        return self._before[n:] - self._before[:-n]
 
     def most(self, n: int) -> int:
         """At most how often an n-gram occurs: how many there are in the fullest of 4096 buckets."""
-        return int(np.bincount((self.hashes(n) >> np.uint64(52)).astype(np.intp)).max(initial=0))
+        return int(np.bincount((self.hashes(n) >> np.uint64(52)).view(np.int64)).max(initial=0))
 
     def find(self, n: int, values: np.ndarray) -> np.ndarray:
         """The words at which one of the n-grams ``values``, ascending, begins."""
         hashes = self.hashes(n)
-        suspected = np.zeros(2**16, bool)
-        suspected[values.astype(np.uint16)] = True
-        at = np.flatnonzero(suspected[hashes.astype(np.uint16)])
-        found = hashes[at]
-        return at[values[np.searchsorted(values[:-1], found)] == found]
+        return np.flatnonzero(values[np.searchsorted(values[:-1], hashes)] == hashes)
 
 
 def top_share(grams: Grams, n: int) -> float:
@@ -215,7 +211,7 @@ def top_share(grams: Grams, n: int) -> float:
     if most < 2:
         return 0.0
     frequent = grams.find(n, values[counts == most])
-    return most * int(grams.lengths(n)[frequent].max()) / grams.words.characters
+    return most * int((grams.before[frequent + n] - grams.before[frequent]).max()) / grams.words.characters
 
 
 def repeated_share(grams: Grams, n: int) -> float:
@@ -225,23 +221,21 @@ def repeated_share(grams: Grams, n: int) -> float:
     if not len(repeated):
         return 0.0
     starts = grams.find(n, repeated)
-    covering = np.zeros(len(grams.words.starts) + 1, int)  # how many more n-grams begin than end here
-    covering[starts] += 1
-    covering[starts + n] -= 1
-    return int((grams.words.lengths * (np.cumsum(covering[:-1]) > 0)).sum()) / grams.words.characters
+    ends = np.minimum(starts + n, np.append(starts[1:], len(grams.words.starts)))  # before the next one begins
+    return int((grams.before[ends] - grams.before[starts]).sum()) / grams.words.characters
 
 
 def _hash(words: Words) -> np.ndarray:
-    """Words as numbers, uint64 [words]: polynomials of their bytes, stirred."""
-    powers = _powers(len(words.codes).bit_length())
-    sums = np.zeros(len(words.codes) + 1, np.uint64)
-    np.cumsum(words.codes * powers[: len(words.codes)], out=sums[1:])
-    # Each is multiplied by what brings its first byte to the same power.
-    hashes = (sums[words.ends] - sums[words.starts]) * powers[len(words.codes) - words.starts]
-    return (hashes ^ (hashes >> np.uint64(32))) * _STEP
+    """Words as numbers, uint64 [words]: polynomials of their characters."""
+    size = len(words.codes)
+    powers = _powers(size.bit_length())
+    sums = np.zeros(size + 1, np.uint64)
+    np.cumsum(words.codes * powers[:size], out=sums[1:])
+    # Each is multiplied by what brings its first character to the same power.
+    return (sums[words.ends] - sums[words.starts]) * powers[size - words.starts]
 
 
 @functools.cache
 def _powers(bits: int) -> np.ndarray:
     """The powers of ``_BASE`` from 0 to 2^bits - 1, modulo 2^64."""
-    return np.cumprod(np.concatenate([[np.uint64(1)], np.full(2**bits - 1, _BASE)]))
+    return np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(2**bits - 1, _BASE, np.uint64)]))

@@ -51,16 +51,26 @@ _ROLES = frozenset("banner complementary contentinfo navigation search".split())
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
 
 
-@functools.lru_cache(maxsize=16_384)  # a site repeats its classes on every page
-def has_dropped_name(names: str | None) -> bool:
-    """Whether a ``class`` or ``id`` is that of an element to drop; of advertisements also "ad-..." and "ad_..."."""
-    for name in (names or "").lower().split():
-        if name in _NAMES or name.replace("_", "-").partition("-")[0] in _ADVERTISEMENTS:
-            return True
-    return False
+class _Verdicts(dict):
+    """A ``class`` or ``id`` -> whether it is that of an element to drop; of advertisements also "ad-..." and "ad_...".
+
+    Sites repeat their classes on every page, and this is quicker than a function that remembers.
+    """
+
+    def __missing__(self, names: str | None) -> bool:
+        if len(self) >= 16_384:
+            self.clear()
+        each = (names or "").lower().split()
+        self[names] = verdict = any(
+            name in _NAMES or name.replace("_", "-").partition("-")[0] in _ADVERTISEMENTS for name in each
+        )
+        return verdict
 
 
-@functools.lru_cache(maxsize=16_384)
+HAS_DROPPED_NAME = _Verdicts()
+
+
+@functools.lru_cache(maxsize=4096)
 def hides(style: str | None) -> bool:
     """Whether a ``style`` hides its element."""
     return _HIDDEN.search((style or "").lower()) is not None

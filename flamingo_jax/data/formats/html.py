@@ -23,8 +23,10 @@ from flamingo_jax.data.formats import address
 from flamingo_jax.data.formats.charset import to_utf8
 from flamingo_jax.data.formats.elements import (
     BASE,
+    BLOCK,
     DROPPED,
     DROPPED_BLOCK,
+    HAS_DROPPED_NAME,
     HEAD,
     IMAGE,
     INLINE,
@@ -34,7 +36,6 @@ from flamingo_jax.data.formats.elements import (
     PREFORMATTED,
     SOURCE,
     WHOLE,
-    has_dropped_name,
     hides,
     is_dropped_role,
 )
@@ -132,24 +133,26 @@ def _take_apart(tree: LexborHTMLParser, tags: int) -> tuple[str, tuple[address.I
     dissolved, so that the text nodes that are left are the paragraphs. The parser's own code does the rest.
     """
     inline, preformatted, shown, images, sources, base = [], [], [], [], [], None
-    walk = tree.root.traverse()
+    kind_of, walk = KINDS.get, tree.root.traverse()
     for node in itertools.islice(walk, 1000 + _NODES_PER_TAG * tags):
-        kind = KINDS.get(node.tag_id, INLINE)
+        kind = kind_of(node.tag_id, INLINE)
         if kind < DROPPED:
             attributes = node.attributes
             if attributes and (
-                ("class" in attributes and has_dropped_name(attributes["class"]) and kind != WHOLE)
-                or ("id" in attributes and has_dropped_name(attributes["id"]) and kind != WHOLE)
+                ("class" in attributes and HAS_DROPPED_NAME[attributes["class"]] and kind != WHOLE)
+                or ("id" in attributes and HAS_DROPPED_NAME[attributes["id"]] and kind != WHOLE)
                 or ("style" in attributes and hides(attributes["style"]))
                 or "hidden" in attributes
                 or ("role" in attributes and is_dropped_role(attributes["role"]))
             ):
                 kind = DROPPED_BLOCK if kind in PARTING else DROPPED
+        if kind == BLOCK:
+            continue
         if kind == INLINE:
             inline.append(node)
         elif kind == IMAGE:
             shown.append(node)
-            in_picture = sources and KINDS.get(node.parent.tag_id) == PICTURE
+            in_picture = sources and kind_of(node.parent.tag_id) == PICTURE
             images.append((attributes, *sources) if in_picture else (attributes,))
         elif kind >= DROPPED:
             if kind == HEAD and (found := node.css_first("base[href]")) is not None:
