@@ -197,8 +197,10 @@ class Grams:
 
     def find(self, n: int, values: np.ndarray) -> np.ndarray:
         """The words at which one of the n-grams ``values``, ascending, begins."""
-        hashes = self.hashes(n)
-        return np.flatnonzero(values[np.searchsorted(values[:-1], hashes)] == hashes)
+        hashes, suspected = self.hashes(n), np.zeros(2**14, bool)
+        suspected[values >> np.uint64(50)] = True
+        at = np.flatnonzero(suspected[hashes >> np.uint64(50)])
+        return at[values[np.searchsorted(values[:-1], hashes[at])] == hashes[at]]
 
 
 def top_share(grams: Grams, n: int) -> float:
