@@ -1,11 +1,12 @@
-"""Pages per second of one process, from bytes to filtered documents: parsing alone, extraction, and the text filters.
+"""Pages per second of one core, from bytes to filtered documents: parsing alone, extraction, and the text filters.
 
     python benchmarks/html.py --rounds=15
 
 Pages are synthetic: 99 KB, 1,024 elements, 120 images with sets of sizes, scripts, navigation, side bar and footer
 around 16 KB of English prose (Python's own reference manual), which passes all filters. They go through the code that
 prepares a corpus: ``page`` of ``data/formats/html.py`` and ``judge`` of ``data/filters/text.py``; images are not read.
-The three kinds of work alternate, and printed are the medians over rounds, and their ratios to parsing alone.
+The three kinds of work alternate, and printed are the medians over rounds, of processor time in this one process, and
+their ratios to parsing alone.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Navigation, headers, footers, asides, advertisements, scripts and hidden parts a
 
 from __future__ import annotations
 
-import functools
 import re
 
 from selectolax.lexbor import LexborHTMLParser
@@ -58,19 +57,18 @@ class _Verdicts(dict):
     """
 
     def __missing__(self, names: str | None) -> bool:
+        each = (names or "").lower().split()
+        verdict = any(name in _NAMES or name.replace("_", "-").partition("-")[0] in _ADVERTISEMENTS for name in each)
         if len(self) >= 16_384:
             self.clear()
-        each = (names or "").lower().split()
-        self[names] = verdict = any(
-            name in _NAMES or name.replace("_", "-").partition("-")[0] in _ADVERTISEMENTS for name in each
-        )
+        if len(names or "") <= 200:
+            self[names] = verdict
         return verdict
 
 
 HAS_DROPPED_NAME = _Verdicts()
 
 
-@functools.lru_cache(maxsize=4096)
 def hides(style: str | None) -> bool:
     """Whether a ``style`` hides its element."""
     return _HIDDEN.search((style or "").lower()) is not None
