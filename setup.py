@@ -35,7 +35,7 @@ setup(
         "pyarrow",
         "safetensors",
         "scipy",
-        "selectolax>=1.0",
+        "selectolax>=1.0.2",
         "simplejpeg>=1.9",
         "tensorboardX",
         "tensorflow-datasets",

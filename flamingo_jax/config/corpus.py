@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 
@@ -27,18 +28,24 @@ class TextRules:
     paper follows (A.3.1).
 
     formats: whose pages are held to them; those of the others were filtered by whoever published them.
-    languages: codes of ISO 639-1 of the languages kept, () for all. language_score: probability that fastText's
-    classifier must give one of them (the paper names no number; OBELICS takes 0.8, RefinedWeb 0.65).
+    languages: codes of ISO 639-1 (of 639-3 where it has none) of the languages kept, () for all. language_score: the
+    most likely language must be one of them and have this probability by fastText's classifier (the paper names no
+    number; OBELICS takes 0.8, RefinedWeb 0.65).
 
     Quality (the first list of A.1.1): min_words, max_words; min_word_length, max_word_length, mean characters per word;
-    max_symbols, "#" and ellipses per word; max_bullets, share of lines that begin with a bullet; max_ellipses, share of
-    lines that end with an ellipsis; min_alphabetic, share of words with a letter; min_stop_words, how many different of
-    "the be to of and that have with" occur (of English pages alone).
+    max_symbols, "#" per word, and ellipses per word; max_bullets, share of lines that begin with a bullet;
+    max_ellipses, share of lines that end with an ellipsis; min_alphabetic, share of words with a letter;
+    min_stop_words, how many different of "the be to of and that have with" occur, in English pages alone.
 
-    Repetition (table A1; of lines and paragraphs, which are the same here): max_repeated_lines, share of lines that
-    repeat an earlier one; max_repeated_line_characters, their share of the characters; max_top_ngram {n: share of the
-    characters within the most frequent n-gram of words}; max_repeated_ngram {n: share within n-grams of words that
-    occur more than once}.
+    Repetition (table A1). A line is a paragraph here, so the table's rows for both, which have the same limits, are
+    one: max_repeated_lines, share of lines that repeat an earlier one; max_repeated_line_characters, their share of the
+    characters. max_top_ngram {n: share of the characters within the n-gram of words that occurs most often};
+    max_repeated_ngram {n: share of the characters within n-grams of words that occur more than once}.
+
+    ``data/filters/text.py`` says what a word is, and what becomes of languages written without spaces.
+
+    Raises:
+        ValueError: a language that is no such code, an n that is no positive integer.
     """
 
     formats: tuple[str, ...] = ("html", "warc")
@@ -59,6 +66,15 @@ class TextRules:
     max_repeated_ngram: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"5": 0.15, "6": 0.14, "7": 0.13, "8": 0.12, "9": 0.11, "10": 0.10}
     )
+
+    def __post_init__(self):
+        for code in self.languages:
+            if not re.fullmatch("[a-z]{2,3}", code):
+                raise ValueError(f"languages has {code!r}; give codes of two or three letters, such as 'en'.")
+        for name in ("max_top_ngram", "max_repeated_ngram"):
+            for n in getattr(self, name):
+                if not re.fullmatch("[1-9][0-9]{0,2}", str(n)):
+                    raise ValueError(f"{name} has {n!r}; give how many words an n-gram has, such as '5'.")
 
 
 @dataclasses.dataclass(frozen=True)

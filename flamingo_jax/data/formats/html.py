@@ -1,77 +1,62 @@
 """Web pages -> interleaved documents: text and images in the order of the page's tree (the paper's M3W, A.3.1).
 
-Navigation, headers, footers, asides, advertisements, scripts and hidden parts are dropped; what is left is walked depth
-first. The walk is iterative, so that nesting costs memory alone.
+Navigation, headers, footers, asides, advertisements, scripts and hidden parts are dropped: see ``elements``.
 """
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import functools
+import itertools
 import re
+import time
 from collections.abc import Callable, Iterator
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+import numpy as np
+from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from flamingo_jax.data.corpus import Corpus, Task
 from flamingo_jax.data.document import Dropped, Medium, Raw
 from flamingo_jax.data.file import open_file
+from flamingo_jax.data.formats import address
+from flamingo_jax.data.formats.charset import to_utf8
+from flamingo_jax.data.formats.elements import (
+    BASE,
+    BLOCK,
+    DROPPED,
+    DROPPED_BLOCK,
+    HAS_DROPPED_NAME,
+    HEAD,
+    IMAGE,
+    INLINE,
+    KINDS,
+    PARTING,
+    PICTURE,
+    PREFORMATTED,
+    SOURCE,
+    WHOLE,
+    hides,
+    is_dropped_role,
+)
 
-MAX_BYTES = 50_000_000
+MAX_BYTES = 10_000_000
 """Longer pages are dropped: they are data dumps."""
 
-MAX_DEPTH = 2_000
-"""Deeper nested pages are dropped: the HTML standard's parser needs quadratic time for them (200,000: minutes)."""
+# Some pages (200,000 elements nested into one another, or as many attributes of one) take the HTML standard's algorithm
+# quadratic time. A page within these sizes takes some seconds at the worst; of a larger one, parts of growing size are
+# parsed first, and it is dropped when one takes a tenth of a second and hundreds of times as long as honest pages do.
+_SAFE_BYTES, _SAFE_TAGS, _FIRST_BYTES = 256_000, 3_000, 32_000
+_SECONDS_PER_BYTE = 2e-6
 
-MAX_CANDIDATES = 32
-"""Addresses of one image that are tried; a ``srcset`` holds a handful."""
+_NODES_PER_TAG = 50  # a <b> that is never closed is repeated in every paragraph, and so are a thousand of them
 
-# Neither prose nor illustration of it. <noscript> repeats the images that a lazy loader shows.
-_DROPPED = frozenset(
-    """
-    aside audio button canvas datalist dialog embed footer form head header iframe input math menu nav noscript object
-    option progress script select style svg template textarea video
-""".split()
-)
+# What stands in the tree's text between paragraphs and for an image. Both are taken out of the source; as a character
+# reference, a page can still have the second one (HTML standard, 13.2.5.80).
+_PARAGRAPH, _MARK = "\0", "\1"
+_REFERENCE = re.compile(rb"&#[xX]?[0-9a-fA-F]+;?")
 
-# Elements whose begin and end part paragraphs; all others flow in the line.
-_BLOCKS = frozenset(
-    """
-    address article blockquote body br caption center dd details div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6
-    hr html legend li main ol p pre section summary table tbody td tfoot th thead tr ul
-""".split()
-)
-
-# What the elements above are called where a page is made of <div>s: OBELICS' list, advertisements and side bars.
-_DROPPED_NAMES = frozenset(
-    """
-    breadcrumb breadcrumbs cookie-banner footer header menu nav navbar navigation newsletter page-footer page-header
-    related-posts share sharing sidebar site-footer site-header site-info social
-""".split()
-)
-_ADVERTISEMENT = re.compile(r"(ad|ads|adsense|advert|adverts|advertisement|advertising|sponsored)([-_].*)?")
-_DROPPED_ROLES = frozenset(("banner", "complementary", "contentinfo", "navigation", "search"))
-_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
-_NEVER_DROPPED = frozenset(("html", "body", "main", "article"))  # themes give them classes such as "nav sidebar"
-
-# Where lazy loaders keep the address while ``src`` shows a placeholder; then sets of sizes; then the plain one.
-_LAZY = ("data-src", "data-lazy-src", "data-original", "data-lazy", "data-actualsrc", "data-original-src")
-_SETS = ("data-srcset", "data-lazy-srcset", "srcset")
-
-_ADDRESS = re.compile(r"[\s,]*(\S+)")
-_DESCRIPTOR = re.compile(r"[^,]*")
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]{1,40})", re.IGNORECASE)
-_TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9-]{0,40})[^<>]*?(/?)>")
-_UNCOUNTED = frozenset(
-    b"""
-    area base br col colgroup dd dt embed hr img input li link meta option p param source tbody td tfoot th thead tr
-    track wbr
-""".split()
-)  # they hold nothing, or end where the next of them begins
-_DRAWN = frozenset(b"circle ellipse image line path polygon polyline rect stop use".split())  # end by "/>" within <svg>
-_END, _END_PRE = object(), object()
+_SPACES = [c for c in map(chr, range(0x3001)) if c.isspace() and c != " "]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +64,16 @@ class Page:
     """A page's content.
 
     Attributes:
-        text: paragraphs separated by line feeds, white space within them collapsed.
+        text: paragraphs separated by line feeds, white space within them collapsed to single spaces.
         positions: per image the offset in ``text`` that it stands before, ascending.
-        addresses: per image the absolute addresses under which to look for it, the best first; perhaps none.
+        images: per image what it says about its address: see ``address.absolute``.
+        base: the address that those of the images are relative to.
     """
 
     text: str
     positions: tuple[int, ...]
-    addresses: tuple[tuple[str, ...], ...]
+    images: tuple[address.Image, ...]
+    base: str
 
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
@@ -97,7 +84,14 @@ def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
     yield page(data, "file:///" + quote(name), corpus.find, name, name)
 
 
-def page(data: bytes, url: str, find: Callable[[str], bytes | Dropped], key: str, source: str = "") -> Raw | Dropped:
+def page(
+    data: bytes,
+    url: str,
+    find: Callable[[str], bytes | Dropped],
+    key: str,
+    source: str = "",
+    charset: str | None = None,
+) -> Raw | Dropped:
     """A page as a document, its images not read yet.
 
     Args:
@@ -105,198 +99,161 @@ def page(data: bytes, url: str, find: Callable[[str], bytes | Dropped], key: str
         url: the page's own address, which relative ones are resolved against.
         find: an absolute address -> the image's file, or why there is none.
         key, source: see ``Raw``.
+        charset: the encoding that the server named.
     """
     if len(data) > MAX_BYTES:
         return Dropped("page too long", f"{key}: {len(data)} bytes", bad=True)
     try:
-        found = extract(data, url)
+        found = extract(data, url, charset)
     except ValueError as error:
-        return Dropped("page nested too deeply", f"{key}: {error}", bad=True)
-    media = tuple(Medium((*a, "<img>")[0], functools.partial(first, find, a)) for a in found.addresses)
-    return Raw(key, found.text, found.positions, media, source, clip=False)
+        return Dropped("page too complex", f"{key}: {error}", bad=True)
+    base = found.base
+    media = [Medium(address.name(image), functools.partial(_read, find, image, base)) for image in found.images]
+    return Raw(key, found.text, found.positions, tuple(media), source, clip=False)
 
 
-def extract(data: bytes, url: str) -> Page:
-    """Text and image addresses of an HTML file in tree order.
+def extract(data: bytes, url: str, charset: str | None = None) -> Page:
+    """Text and images of an HTML file in tree order.
 
-    Raises ValueError if elements are nested more than ``MAX_DEPTH`` deep; any other bytes are a page.
+    Raises ValueError for a page that takes the parser quadratic time or memory; any other bytes are a page.
     """
-    _check_depth(data)
-    tree = LexborHTMLParser(_decode(data))
-    base = tree.css_first("base[href]")
-    base = url if base is None else _join(url, base.attributes["href"] or "") or url
-    text, positions, addresses, preformatted = _Text(), [], [], 0
-    stack: list = [tree.root]
-    while stack:
-        node = stack.pop()
-        if node is _END or node is _END_PRE:
-            text.end_paragraph()
-            preformatted -= node is _END_PRE
+    source = to_utf8(data, charset).replace(b"\0", b"").replace(b"\1", b"")
+    tags = int(np.count_nonzero(np.frombuffer(source, np.uint8) == ord("<")))
+    marked, images, base = _take_apart(_parse(source, tags), tags)
+    if marked.count(_MARK) != len(images):
+        marked, images, base = _take_apart(_parse(_REFERENCE.sub(b" ", source), tags), tags)
+    text, positions = _assemble(marked)
+    return Page(text, positions, images, address.join(url, base or "") or url)
+
+
+def _take_apart(tree: LexborHTMLParser, tags: int) -> tuple[str, tuple[address.Image, ...], str | None]:
+    """(text with marks, images, the page's own base address).
+
+    Python looks at every element once: unwanted ones are emptied, images become marks, and what stays in the line is
+    dissolved, so that the text nodes that are left are the paragraphs. The parser's own code does the rest.
+    """
+    inline, preformatted, shown, images, sources, base = [], [], [], [], [], None
+    kind_of, walk = KINDS.get, tree.root.traverse()
+    for node in itertools.islice(walk, 1000 + _NODES_PER_TAG * tags):
+        kind = kind_of(node.tag_id, INLINE)
+        if kind < DROPPED:
+            attributes = node.attributes
+            if attributes and (
+                ("class" in attributes and HAS_DROPPED_NAME[attributes["class"]] and kind != WHOLE)
+                or ("id" in attributes and HAS_DROPPED_NAME[attributes["id"]] and kind != WHOLE)
+                or ("style" in attributes and hides(attributes["style"]))
+                or "hidden" in attributes
+                or ("role" in attributes and is_dropped_role(attributes["role"]))
+            ):
+                kind = DROPPED_BLOCK if kind in PARTING else DROPPED
+        if kind == BLOCK:
             continue
-        if (sibling := node.next) is not None:
-            stack.append(sibling)
-        if node.is_text_node:
-            text.add(node.text_content, preformatted > 0)
+        if kind == INLINE:
+            inline.append(node)
+        elif kind == IMAGE:
+            shown.append(node)
+            in_picture = sources and kind_of(node.parent.tag_id) == PICTURE
+            images.append((attributes, *sources) if in_picture else (attributes,))
+        elif kind >= DROPPED:
+            if kind == HEAD and (found := node.css_first("base[href]")) is not None:
+                base = found.attributes["href"]
+            for child in node.iter(include_text=True):
+                child.decompose(recursive=False)
+            if kind not in PARTING:
+                inline.append(node)
+        elif kind == PREFORMATTED:
+            preformatted.append(node)
+        elif kind not in PARTING:
+            inline.append(node)
+            if kind == PICTURE:
+                sources = []
+            elif kind == SOURCE and len(sources) < address.MAX_CANDIDATES:
+                sources.append(attributes)
+            elif kind == BASE and base is None:
+                base = attributes.get("href")
+    if next(walk, None) is not None:
+        raise ValueError(f"its {tags} tags make more than {_NODES_PER_TAG} times as many elements")
+    for node in shown:
+        node.replace_with(_MARK)
+    for node in inline:  # outer ones first: each child then moves once
+        node.unwrap(delete_empty=True)
+    tree.root.merge_text_nodes()
+    _part_lines(preformatted)
+    return tree.root.text(separator=_PARAGRAPH, strip=True), tuple(images), base
+
+
+def _parse(html: bytes, tags: int) -> LexborHTMLParser:
+    """The page's tree. Raises ValueError for a page that takes far longer than its size explains.
+
+    Processor time decides, so that of such pages some may be dropped on one machine and not on another.
+    """
+    size = _SAFE_BYTES if tags <= _SAFE_TAGS else _FIRST_BYTES
+    while size < len(html):
+        start = time.thread_time()
+        LexborHTMLParser(html[:size], options=LexborDocumentOptions.WO_EVENTS)
+        if (seconds := time.thread_time() - start) > max(0.1, size * _SECONDS_PER_BYTE):
+            raise ValueError(f"its first {size} bytes take {seconds:.1f} s to parse")
+        size *= 2
+    return LexborHTMLParser(html, options=LexborDocumentOptions.WO_EVENTS)
+
+
+def _part_lines(preformatted: list[LexborNode]) -> None:
+    """Makes each line of preformatted elements, which are in tree order, a paragraph."""
+    inner = set()
+    for outer in preformatted:
+        if outer.mem_id in inner:
             continue
-        tag = node.tag
-        if not node.is_element_node or tag in _DROPPED:
-            continue
-        attributes = node.attributes
-        if attributes and _is_dropped(tag, attributes):
-            continue
-        if tag == "img":
-            positions.append(text.place())
-            resolved = (_join(base, address) for address in _candidates(node, attributes))
-            addresses.append(tuple(address for address in resolved if address))
-            continue
-        if tag in _BLOCKS:
-            text.end_paragraph()
-            stack.append(_END_PRE if tag == "pre" else _END)
-            preformatted += tag == "pre"
-        if (child := node.child) is not None:
-            stack.append(child)
-    result = text.result()
-    return Page(result, tuple(min(position, len(result)) for position in positions), tuple(addresses))
+        for node in list(outer.traverse(include_text=True)):
+            if node.is_text_node:
+                node.replace_with(_PARAGRAPH.join(map(str.strip, node.text_content.split("\n"))))
+            else:
+                inner.add(node.mem_id)
 
 
-def srcset(value: str) -> list[str]:
-    """The addresses of a ``srcset`` attribute, the largest image first (HTML standard, 4.8.4.2.1)."""
-    found, start = [], 0
-    while len(found) < MAX_CANDIDATES and (match := _ADDRESS.match(value, start)):
-        address, start, descriptor = match[1], match.end(), ""
-        if address.endswith(","):  # no descriptor follows
-            address = address.rstrip(",")
-        else:
-            match = _DESCRIPTOR.match(value, start)
-            descriptor, start = match[0].strip(), match.end()
-        try:
-            size = float(descriptor.rstrip("wx") or 1)
-        except ValueError:
-            size = 1.0
-        if address:
-            found.append((-size, address))
-    return [address for _, address in sorted(found, key=lambda pair: pair[0])]
+def _assemble(marked: str) -> tuple[str, tuple[int, ...]]:
+    """Collapses white space: (text without marks, offsets of the images).
+
+    Of white space before and after an image, that before it is kept; but no paragraph begins or ends with a space.
+    """
+    for space in _SPACES:
+        marked = marked.replace(space, " ")
+    marked = _collapse(marked)
+    first, *rest = "\n".join(filter(None, marked.split(_PARAGRAPH))).split(_MARK)
+    parts, positions, length, last = [first], [], len(first), first[-1:] or "\n"
+    for part in rest:
+        positions.append(length)
+        if last in " \n" and part[:1] in (" ", last):
+            part = part[1:]
+        elif last == " " and part[:1] == "\n":  # the paragraph ends with its images
+            parts[-1], length = parts[-1][:-1], length - 1
+            ending = len(positions)
+            while ending and positions[ending - 1] > length:
+                ending -= 1
+                positions[ending] = length
+        if part:
+            parts.append(part)
+            length += len(part)
+            last = part[-1]
+    text = "".join(parts).rstrip()
+    if len(text) < length:
+        positions = [min(position, len(text)) for position in positions]
+    return text, tuple(positions)
 
 
-def _check_depth(data: bytes) -> None:
-    """Counts what opens and closes; too high where end tags are left out, which no page does thousands of times."""
-    if data.count(b"<") <= MAX_DEPTH:
-        return
-    depth = 0
-    for match in _TAG.finditer(data):
-        closing, name, ended = match.groups()
-        name = name.lower()
-        if name not in _UNCOUNTED and not (ended and name in _DRAWN):
-            depth = max(0, depth - 1) if closing else depth + 1
-            if depth > MAX_DEPTH:
-                raise ValueError(f"elements are nested more than {MAX_DEPTH} deep")
+def _collapse(text: str) -> str:
+    """Makes one space of several."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    space = data == ord(" ")
+    again = space[1:] & space[:-1]
+    return data[np.append(True, ~again)].tobytes().decode() if again.any() else text
 
 
-class _Text:
-    """Builds the text: collapses white space as a browser does, and parts paragraphs by one line feed."""
-
-    def __init__(self):
-        self._parts: list[str] = []
-        self._length = 0
-        self._gap = ""  # white space that the next word or image will need before it: "", " " or "\n"
-        self._last = "\n"
-
-    def add(self, raw: str, preformatted: bool = False) -> None:
-        if preformatted and "\n" in raw:
-            for line in raw.split("\n"):
-                self.add(line)
-                self.end_paragraph()
-            return
-        words = raw.split()
-        if not self._gap and raw[:1].isspace():
-            self._gap = " "
-        if not words:
-            return
-        self.place()
-        self._append(" ".join(words))
-        self._gap = " " if raw[-1].isspace() else ""
-
-    def end_paragraph(self) -> None:
-        self._gap = "\n"
-
-    def place(self) -> int:
-        """The offset at which whatever comes next will stand."""
-        if self._gap and self._last != self._gap and self._last != "\n":
-            self._append(self._gap)
-        self._gap = ""
-        return self._length
-
-    def result(self) -> str:
-        return "".join(self._parts).rstrip()
-
-    def _append(self, piece: str) -> None:
-        self._parts.append(piece)
-        self._length += len(piece)
-        self._last = piece[-1]
-
-
-def _is_dropped(tag: str, attributes: dict[str, str | None]) -> bool:
-    if "hidden" in attributes or (attributes.get("role") or "").lower() in _DROPPED_ROLES:
-        return True
-    if (style := attributes.get("style")) and _HIDDEN.search(style.lower()):
-        return True
-    if tag in _NEVER_DROPPED:
-        return False
-    return any(names and _has_dropped_name(names) for names in (attributes.get("class"), attributes.get("id")))
-
-
-@functools.lru_cache(maxsize=4096)  # a site repeats its classes on every page
-def _has_dropped_name(names: str) -> bool:
-    return any(name in _DROPPED_NAMES or _ADVERTISEMENT.fullmatch(name) for name in names.lower().split())
-
-
-def _candidates(node: LexborNode, attributes: dict[str, str | None]) -> list[str]:
-    """Addresses as written, the best first. ``data:`` images are placeholders or ornaments and not among them."""
-    found = [attributes[name] for name in _LAZY if name in attributes]
-    found += [address for name in _SETS if name in attributes for address in srcset(attributes[name] or "")]
-    found.append(attributes.get("src"))
-    if node.parent is not None and node.parent.tag == "picture":
-        for source in node.parent.css("source"):
-            values = source.attributes
-            found += [address for name in _SETS if name in values for address in srcset(values[name] or "")]
-    stripped = (address.strip() for address in found if address)
-    return list(dict.fromkeys(a for a in stripped if a and not a.lower().startswith("data:")))[:MAX_CANDIDATES]
-
-
-def first(find: Callable[[str], bytes | Dropped], addresses: tuple[str, ...]) -> bytes | Dropped:
+def _read(find: Callable[[str], bytes | Dropped], image: address.Image, base: str) -> bytes | Dropped:
     """The first image that is there; else what happened to the best of the addresses."""
     reasons = []
-    for address in addresses:
-        image = find(address)
-        if not isinstance(image, Dropped):
-            return image
-        reasons.append(image)
+    for place in address.absolute(image, base):
+        found = find(place)
+        if not isinstance(found, Dropped):
+            return found
+        reasons.append(found)
     return reasons[0] if reasons else Dropped("image without address", "an <img> without address")
-
-
-def _join(base: str, address: str) -> str:
-    try:
-        return urljoin(base, address)
-    except ValueError:  # e.g. a bracket where a host should be
-        return ""
-
-
-def _decode(data: bytes) -> str:
-    """The page's characters: by its byte order mark, its declaration, or else UTF-8."""
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    ):
-        if data.startswith(mark):
-            return data[len(mark) :].decode(name, "replace")
-    declared = _CHARSET.search(data[:2048])
-    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
-    if name in ("iso-8859-1", "latin1", "latin-1", "ascii", "us-ascii"):
-        name = "cp1252"  # which is what the web means by these (Encoding standard, 4.2)
-    elif name.startswith("utf-16"):
-        name = "utf-8"  # a declaration that could be read as ASCII cannot be UTF-16 (HTML standard, 13.2.3.2)
-    try:
-        return data.decode(name, "replace")
-    except (LookupError, ValueError):  # no such encoding, or one that is not for text
-        return data.decode("utf-8", "replace")
