@@ -44,8 +44,9 @@ def _in_folder(folder: str, address: str) -> bytes | Dropped:
             return Dropped("medium elsewhere", address)
         address = unquote(parts.path)
     name = address.lstrip("/")
-    # urljoin cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine.
-    if ".." in name.replace("\\", "/").split("/") or "\0" in name:
+    # urljoin cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine, or of
+    # another one.
+    if ".." in name.replace("\\", "/").split("/") or "\0" in name or "://" in name:
         return Dropped("medium elsewhere", address)
     return _read(os.path.join(folder, name), 0, -1, name)
 
@@ -62,7 +63,7 @@ def _read(path: str, offset: int, size: int, place: str) -> bytes | Dropped:
         with epath.Path(path).open("rb") as file:
             file.seek(offset)
             data = file.read(length)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError, LookupError) as error:  # a name that no file can have, an address of an unknown kind
         return Dropped("medium missing", f"{place}: {getattr(error, 'strerror', None) or error}")
     return data if len(data) == length else Dropped("medium cut off", place, bad=True)
 
@@ -157,8 +158,9 @@ def _table_entries(path: str, rows: Iterable[dict]) -> Iterator[tuple[str, str, 
             for row in rows:
                 if "url" not in row or "file" not in row:
                     raise Damaged(f"it must have the columns url and file, but has {', '.join(map(str, row))}")
-                if all(isinstance(row[name], str) and row[name] for name in ("url", "file")):
-                    yield row["url"], os.path.join(folder, row["file"]), 0, -1
+                url, file = row["url"], row["file"]
+                if isinstance(url, str) and isinstance(file, str) and url and file:
+                    yield url, file if "://" in file else os.path.join(folder, file), 0, -1
     except Damaged as error:
         raise ValueError(f"images={path!r} cannot be used: {error}.") from None
 
