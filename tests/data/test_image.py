@@ -183,6 +183,11 @@ def test_tiff_is_read_by_who_asks_for_it_alone():
         image.decode(data, formats=("TIFF",), page=2)
 
 
+def test_a_tiff_that_points_to_itself_is_not_read_twenty_thousand_times():
+    with pytest.raises(ValueError, match="too many parts"):
+        image.decode(exif_bomb(), formats=("TIFF",))
+
+
 JPEG = save(Image.fromarray(natural(400, 300)), "JPEG", quality=90)
 
 
