@@ -317,7 +317,7 @@ def text() -> Corpora:
 def prepared_by_tfds() -> Corpora:
     import tensorflow_datasets as tfds  # takes two seconds
 
-    class Tiny(tfds.core.GeneratorBasedBuilder):
+    class Fuzzed(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
         url_infos = {}  # nothing is downloaded
 
@@ -333,7 +333,7 @@ def prepared_by_tfds() -> Corpora:
                 yield name, {"image": io.BytesIO(images()[name]), "caption": f"caption of {name}"}
 
     with tempfile.TemporaryDirectory() as folder:
-        builder = Tiny(data_dir=folder, file_format="array_record")
+        builder = Fuzzed(data_dir=folder, file_format="array_record")
         builder.download_and_prepare()
         files = {path.name: path.read_bytes() for path in pathlib.Path(builder.data_dir).iterdir()}
     return files, {"format": "tfds", "source": ""}

@@ -316,33 +316,33 @@ def test_hostile_metadata_is_passed_over(name):
 
 
 def test_hostile_files_cost_little_time_and_memory(tmp_path):
-    """In a process of its own, since the peak of memory is the process'; it begins at 60 MB."""
+    """In a process of its own, for the peak of memory is the process'; it begins at 60 MB."""
     for i, data in enumerate((*REFUSED.values(), *DECODED.values())):
         (tmp_path / f"{i}.bin").write_bytes(data)
     script = """if True:
-        import pathlib, resource, sys, time
+        import pathlib, sys, time
         from flamingo_jax.data import image
         for path in pathlib.Path(sys.argv[1]).iterdir():
             data, start = path.read_bytes(), time.process_time()
             image.store(data, 320)
             assert time.process_time() - start < 8, path
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     """
     found = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60)
-    assert not found.returncode and int(found.stdout) < 500, found.stderr
+    assert not found.returncode and int(found.stdout) < 400_000, found.stderr
 
 
 def test_an_image_at_the_limit_takes_what_is_documented(tmp_path):
     side = int(image.MAX_PIXELS**0.5)
     (tmp_path / "a").write_bytes(save(Image.new("P", (side, side)), "GIF", transparency=0))
     script = """if True:
-        import pathlib, resource, sys
+        import pathlib, sys
         from flamingo_jax.data import image
         assert image.decode(pathlib.Path(sys.argv[1]).read_bytes(), 320).shape == (320, 320, 3)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     """
     found = subprocess.run([sys.executable, "-c", script, tmp_path / "a"], capture_output=True, text=True, timeout=60)
-    assert not found.returncode and int(found.stdout) < 1.6e9, found.stderr
+    assert not found.returncode and int(found.stdout) < 1_500_000, found.stderr
 
 
 def test_damaged_bytes_never_raise_another_error():
