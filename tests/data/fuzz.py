@@ -546,7 +546,9 @@ def try_case(name: str, number: int, folder: pathlib.Path) -> str:
     rng = np.random.default_rng([number + 1, zlib.crc32(name.encode())])
     if number >= 0:
         target = choose(rng, files)
-        files = files | {target: damage(rng, target, files[target], files[choose(rng, files)])}
+        damaged = damage(rng, target, files[target], files[choose(rng, files)])
+        files = {name: data for name, data in files.items() if "/" not in name or rng.random() < 0.2}  # some media
+        files[target] = damaged
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
