@@ -17,10 +17,10 @@ from flamingo_jax.data.corpus import MEDIUM_BYTES, Corpus, Task
 from flamingo_jax.data.document import Dropped, Raw
 from flamingo_jax.data.file import open_file, size_of
 from flamingo_jax.data.formats import column
-from flamingo_jax.data.formats.packed import Damaged
+from flamingo_jax.data.formats.packed import FREE_BYTES, MAX_RATIO, Damaged
 
 ROWS = 10_000  # of a task
-_BATCH = 32  # rows that are unpacked at once; with images in them, some MB
+_BATCH = 4  # rows that are unpacked at once; more are hardly faster, and all may hold the largest value of a dictionary
 
 ROLES = {"media": column.MEDIA, "caption": column.CAPTIONS}
 
@@ -110,10 +110,18 @@ def _group(
 ) -> Iterator[tuple[int, dict[str, Any]] | Exception]:
     """(number, row) for those rows of a row group that a task has. ``start``: the number of the group's first row."""
     last = table.metadata.num_rows if task.stop is None else task.stop
+    bomb = Damaged(f"they unpack to more than {MAX_RATIO} times their size")
+    claimed, allowance = _unpacked(table, group, names)
+    if claimed > allowance:
+        yield bomb
+        return
     batches = table.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False)
     while start < last:
         try:
             batch = next(batches, None)
+            allowance -= 0 if batch is None else batch.nbytes
+            if allowance < 0:  # the values of a dictionary may come out any number of times
+                raise bomb
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk
                 raise
@@ -127,6 +135,15 @@ def _group(
             except ValueError as error:  # text that is not UTF-8
                 yield error
         start += batch.num_rows
+
+
+def _unpacked(table: pq.ParquetFile, group: int, names: list[str]) -> tuple[int, int]:
+    """How many bytes columns of a row group claim to unpack to, and to how many they may."""
+    metadata = table.metadata.row_group(group)
+    chunks = [metadata.column(i) for i in range(metadata.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names]
+    packed = sum(chunk.total_compressed_size for chunk in chunks)
+    return sum(chunk.total_uncompressed_size for chunk in chunks), max(FREE_BYTES, MAX_RATIO * packed)
 
 
 def _open(file, size: int) -> pq.ParquetFile:

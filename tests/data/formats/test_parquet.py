@@ -182,6 +182,19 @@ def test_claims_of_many_rows_are_not_believed(tmp_path):
     assert "it claims 200000 rows in" in report["first_drops"]["parquet damaged"]
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+def test_what_unpacks_to_much_more_is_not_unpacked(tmp_path, monkeypatch, rows):
+    """One large value of zeros; and a smaller one that a dictionary repeats."""
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2_000_000)
+    columns = {"jpg": pa.array([bytes(4_000_000 // rows)] * rows, pa.binary()), "caption": ["x"] * rows}
+    path = write(tmp_path / "a.parquet", columns | {"other": [bytes(4_000_000)] * rows}, compression="zstd")
+    write(tmp_path / "b.parquet", downloaded([picture(50)]))
+    report, documents = run("parquet", tmp_path / "*.parquet", tmp_path / "set", shards=1)
+    assert path.stat().st_size < 20_000 and len(documents) == 1
+    assert report["drops"] == {"parquet damaged": 1} | ({"image not readable": 16} if rows > 1 else {})
+    assert "rows from 0 on: they unpack to more than 200 times" in report["first_drops"]["parquet damaged"]
+
+
 def test_flipped_bytes_never_raise(tmp_path):
     whole = write(tmp_path / "a.parquet", downloaded([picture(50)] * 8), row_group_size=4).read_bytes()
     good, rng = write(tmp_path / "good.parquet", downloaded([picture(50)])).read_bytes(), np.random.default_rng(0)
