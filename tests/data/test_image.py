@@ -164,6 +164,15 @@ def test_orientation_of_either_byte_order_and_damaged_blocks():
             np.testing.assert_array_equal(image.decode(data), scene())
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [(b"zTXt", b"exif\0\0" + zlib.compress(b"II*\0")), (b"tEXt", b"exif\0II*\0"), (b"iTXt", b"exif\0\0\0\0\0x")],
+)
+def test_a_text_named_exif_is_none(chunk):
+    data = png(90, 70, data=b"".join(b"\0" + row.tobytes() for row in scene()), chunks=[chunk])
+    np.testing.assert_array_equal(image.decode(data), scene())
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_of_an_animation_the_first_frame(format):
     frames = [PICTURE, Image.new("RGB", (90, 70), "green")]
