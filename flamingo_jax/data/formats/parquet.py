@@ -110,18 +110,10 @@ def _group(
 ) -> Iterator[tuple[int, dict[str, Any]] | Exception]:
     """(number, row) for those rows of a row group that a task has. ``start``: the number of the group's first row."""
     last = table.metadata.num_rows if task.stop is None else task.stop
-    bomb = Damaged(f"they unpack to more than {MAX_RATIO} times their size")
-    claimed, allowance = _unpacked(table, group, names)
-    if claimed > allowance:
-        yield bomb
-        return
-    batches = table.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False)
+    batches = _batches(table, group, names)
     while start < last:
         try:
             batch = next(batches, None)
-            allowance -= 0 if batch is None else batch.nbytes
-            if allowance < 0:  # the values of a dictionary may come out any number of times
-                raise bomb
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk
                 raise
@@ -137,13 +129,20 @@ def _group(
         start += batch.num_rows
 
 
-def _unpacked(table: pq.ParquetFile, group: int, names: list[str]) -> tuple[int, int]:
-    """How many bytes columns of a row group claim to unpack to, and to how many they may."""
+def _batches(table: pq.ParquetFile, group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """A few rows of a row group at a time. Raises Damaged when they unpack to too much."""
     metadata = table.metadata.row_group(group)
     chunks = [metadata.column(i) for i in range(metadata.num_columns)]
     chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names]
-    packed = sum(chunk.total_compressed_size for chunk in chunks)
-    return sum(chunk.total_uncompressed_size for chunk in chunks), max(FREE_BYTES, MAX_RATIO * packed)
+    allowance = max(FREE_BYTES, MAX_RATIO * sum(chunk.total_compressed_size for chunk in chunks))
+    bomb = Damaged(f"they unpack to more than {MAX_RATIO} times their size")
+    if sum(chunk.total_uncompressed_size for chunk in chunks) > allowance:
+        raise bomb
+    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False):
+        allowance -= batch.nbytes
+        if allowance < 0:  # the values of a dictionary may come out any number of times
+            raise bomb
+        yield batch
 
 
 def _open(file, size: int) -> pq.ParquetFile:
