@@ -11,8 +11,11 @@ import subprocess
 import sys
 import time
 
+import damage
 import fuzz
+import numpy as np
 import pytest
+import valid
 
 from flamingo_jax.data import image
 from flamingo_jax.data.formats import FORMATS
@@ -43,17 +46,17 @@ def run(folder, *options, script=fuzz.__file__, hangs=HANGS):
 
 
 def test_every_format_is_fuzzed():
-    assert {name.split()[0] for name in fuzz.CORPORA} == set(FORMATS)
+    assert {name.split()[0] for name in valid.CORPORA} == set(FORMATS)
 
 
-@pytest.mark.parametrize("name", fuzz.CORPORA)
+@pytest.mark.parametrize("name", valid.CORPORA)
 def test_whole_corpora_are_documents(name, tmp_path):
     documents, bad = fuzz.try_case(name, -1, tmp_path).split(", ")
     assert int(documents.split()[0]) >= 2 and bad == "0 bad"
 
 
 def test_damaged_corpora_are_documents_or_drops(tmp_path):
-    names = ",".join(name for name in fuzz.CORPORA if name != "tfds")  # which takes seconds to start
+    names = ",".join(name for name in valid.CORPORA if name != "tfds")  # which takes seconds to start
     assert "0 failures" in run(tmp_path / "f", f"--names={names}", "--count=6")
 
 
@@ -64,7 +67,7 @@ def test_many_damaged_corpora_are_documents_or_drops(tmp_path):
 
 
 def test_what_must_not_be_is_noticed(tmp_path, monkeypatch):
-    for wrong in (lambda *_: b"no JPEG", lambda *_: image.encode(fuzz.np.zeros((90, 90, 3), fuzz.np.uint8))):
+    for wrong in (lambda *_: b"no JPEG", lambda *_: image.encode(np.zeros((90, 90, 3), np.uint8))):
         monkeypatch.setattr(image, "store", wrong)
         with pytest.raises((ValueError, AssertionError)):
             fuzz.try_case("tar", -1, tmp_path)
@@ -91,8 +94,8 @@ def test_a_case_is_the_same_again(tmp_path):
 
 
 def test_checksums_are_made_right_again():
-    for name, data in (("a.png", fuzz.images()["a.png"]), ("a.tar", fuzz.samples(False))):
-        assert fuzz.repair(name, data) == data
+    for name, data in (("a.png", valid.images()["a.png"]), ("a.tar", valid.samples(False))):
+        assert damage.repair(name, data) == data
         damaged = bytearray(data)
         damaged[20] ^= 1
-        assert fuzz.repair(name, bytes(damaged)) not in (data, bytes(damaged))
+        assert damage.repair(name, bytes(damaged)) not in (data, bytes(damaged))
