@@ -90,8 +90,8 @@ class CorpusConfig:
 
     format: a key of ``data.formats.FORMATS``. source: a glob, ``**`` included, or what the format says.
     images: where the images and clips are that the raw files name by address or file name: a folder; a glob of
-    img2dataset's or video2dataset's output (.tar, .parquet); or a table (.csv, .tsv, .parquet) with the columns url and
-    file. Without it, they are looked for beside the raw files.
+    img2dataset's or video2dataset's .tar files, which hold the addresses; or of tables (.csv, .tsv, .parquet) with the
+    columns url and file. Without it, they are looked for beside the raw files.
     columns: of formats with columns, what those are called that have other names than usual: {"caption": ...,
     "media": ...} of pairs, {"images": ..., "texts": ..., "address": ...} of pages, {"text": ...}; numbers count the
     columns of a table without header from 0.

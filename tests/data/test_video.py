@@ -282,7 +282,7 @@ def test_long_and_huge_clips_take_little_time_and_memory(tmp_path):
                 print(len(video.decode(path)), end=" ")
             except ValueError:
                 print("refused", end=" ")
-            assert time.process_time() - start < 3, path
+            assert time.process_time() - start < 15, path
         print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     """
     found = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60)

@@ -282,7 +282,7 @@ def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path):
 
         image.store = store  # in the workers too, which import this file
         if __name__ == "__main__":
-            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=4)
+            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=2)
             print(prepare(options, {str(tmp_path / "set")!r}, workers=2)["drops"])
     """)
     )
