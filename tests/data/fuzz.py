@@ -28,8 +28,8 @@ from valid import CORPORA, Corpora, Files
 
 from flamingo_jax.config import CorpusConfig, DuplicateRules, ImageRules, TextRules
 from flamingo_jax.data import image, media
-from flamingo_jax.data.corpus import Corpus
-from flamingo_jax.data.document import Document, Dropped, decode, encode
+from flamingo_jax.data.corpus import Corpus, Task
+from flamingo_jax.data.document import Document, Dropped, Raw, decode, encode
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.formats import FORMATS
 from flamingo_jax.data.prepare.make import Maker
@@ -52,18 +52,28 @@ def prepare(options: CorpusConfig, folder: pathlib.Path) -> Iterator[Document | 
         find = media.Index(f"{folder}/index", plan.root)
     else:
         find = media.in_folder(options.images or plan.root)
-    corpus, known = Corpus(options, plan.root, find), duplicates.Duplicates(duplicates.count([]), np.empty(0), 0)
-    make = Maker(options, known)
-    for number, task in enumerate(task for tasks in plan.shards for task in tasks):
+    tasks = [task for tasks in plan.shards for task in tasks]
+    corpus, rules = Corpus(options, plan.root, find), options.duplicates
+    rows = (
+        (key, number)
+        for number, item in (read(tasks, corpus) if duplicates.needs_census(rules) else ())
+        if isinstance(item, Raw)
+        for key in duplicates.census(item, rules)
+    )
+    found = duplicates.repeated(duplicates.count(rows), rules)
+    make = Maker(options, duplicates.Duplicates(found, np.empty(0, np.uint64), 0))
+    for number, item in read(tasks, corpus):
+        yield from [item] if isinstance(item, Dropped) else make(item, number)
+
+
+def read(tasks: list[Task], corpus: Corpus) -> Iterator[tuple[int, Raw | Dropped]]:
+    """(number of the task, item) for all items. An error may come in place of a task's first item only."""
+    for number, task in enumerate(tasks):
         started = False
         try:
-            for item in FORMATS[options.format].read(task, corpus):
+            for item in FORMATS[corpus.options.format].read(task, corpus):
                 started = True
-                if isinstance(item, Dropped):
-                    yield item
-                else:
-                    assert all(0 <= key < 2**64 for key in duplicates.census(item, options.duplicates))
-                    yield from make(item, number)
+                yield number, item
         except (ValueError, OSError):
             assert not started, "An error after the first item."
             raise
@@ -99,7 +109,8 @@ def try_case(name: str, number: int, folder: pathlib.Path) -> str:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     options = options | {key: f"{folder}/{options[key]}" for key in ("source", "images") if key in options}
-    rules = DuplicateRules(pages=True, image_copies=1, paragraph_copies=1)
+    repeats = number % 4 == 0
+    rules = DuplicateRules(pages=repeats, image_copies=repeats, paragraph_copies=repeats, in_page=repeats)
     config = CorpusConfig(
         size=SIZE,
         max_frames=3,
