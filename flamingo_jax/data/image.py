@@ -177,8 +177,9 @@ def _pixels(data: bytes, width: int, height: int, image: Image.Image | None, siz
     if data.startswith(_JPEG):
         exif = next((part for _, part in _segments(data) if part.startswith(_EXIF)), b"")
     else:
-        exif = image.info.get("exif", b"")
-    if (orientation := _orientation(exif.removeprefix(_EXIF))) in _UPRIGHT:
+        exif = image.info.get("exif")
+    # A PNG may also have a text of that name.
+    if isinstance(exif, bytes) and (orientation := _orientation(exif.removeprefix(_EXIF))) in _UPRIGHT:
         pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
     return pixels
 
@@ -209,7 +210,7 @@ def _decode_turbo(data: bytes, **options) -> np.ndarray:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip all above 255 to white
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         ground = Image.new("RGB", image.size, _WHITE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -20,6 +21,7 @@ from flamingo_jax.data.corpus import find_files
 from flamingo_jax.data.document import Dropped
 from flamingo_jax.data.file import open_file, write_whole
 from flamingo_jax.data.formats import tar
+from flamingo_jax.data.formats.packed import Damaged, damage
 
 MAX_BYTES = 500_000_000
 """Larger files of media are not read."""
@@ -42,8 +44,9 @@ def _in_folder(folder: str, address: str) -> bytes | Dropped:
             return Dropped("medium elsewhere", address)
         address = unquote(parts.path)
     name = address.lstrip("/")
-    # urljoin cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine.
-    if ".." in name.replace("\\", "/").split("/") or "\0" in name:
+    # urljoin cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine, or of
+    # another one.
+    if ".." in name.replace("\\", "/").split("/") or "\0" in name or "://" in name:
         return Dropped("medium elsewhere", address)
     return _read(os.path.join(folder, name), 0, -1, name)
 
@@ -60,7 +63,7 @@ def _read(path: str, offset: int, size: int, place: str) -> bytes | Dropped:
         with epath.Path(path).open("rb") as file:
             file.seek(offset)
             data = file.read(length)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError, LookupError) as error:  # a name that no file can have, an address of an unknown kind
         return Dropped("medium missing", f"{place}: {getattr(error, 'strerror', None) or error}")
     return data if len(data) == length else Dropped("medium cut off", place, bad=True)
 
@@ -127,9 +130,10 @@ def _entries(path: str) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _tar_entries(path: str) -> Iterator[tuple[str, str, int, int]]:
+    """What comes before a damage is found; what comes after it will be missing."""
     key, found, address = None, None, ""
-    try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    with contextlib.suppress(Damaged), open_file(path) as file:
+        with damage(), tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 stem, suffix = tar.split_name(member.name)
                 if stem != key:
@@ -138,24 +142,27 @@ def _tar_entries(path: str) -> Iterator[tuple[str, str, int, int]]:
                     key, found, address = stem, None, ""
                 if suffix in (*tar.IMAGES, *tar.CLIPS):
                     found = (member.offset_data, member.size)
-                elif suffix == "json" and member.size < tar.MAX_MEMBER:
+                elif suffix == "json" and member.isreg() and member.size < tar.MAX_TEXT:
                     fields = json.loads(archive.extractfile(member).read())
                     address = fields.get("url") if isinstance(fields, dict) else ""
                     address = address if isinstance(address, str) else ""
                 archive.members.clear()
             if found and address:
                 yield (address, path, *found)
-    except (tarfile.TarError, ValueError, RecursionError, EOFError):
-        return  # what comes before a damage is found; what comes after it is reported as missing
 
 
-def _table_entries(path: str, rows) -> Iterator[tuple[str, str, int, int]]:
+def _table_entries(path: str, rows: Iterable[dict]) -> Iterator[tuple[str, str, int, int]]:
     folder = os.path.dirname(path)
-    for row in rows:
-        if "url" not in row or "file" not in row:
-            raise ValueError(f"images={path!r} must have the columns url and file, but has {', '.join(row)}.")
-        if row["url"] and row["file"]:
-            yield row["url"], os.path.join(folder, row["file"]), 0, -1
+    try:
+        with damage():
+            for row in rows:
+                if "url" not in row or "file" not in row:
+                    raise Damaged(f"it must have the columns url and file, but has {', '.join(map(str, row))}")
+                url, file = row["url"], row["file"]
+                if isinstance(url, str) and isinstance(file, str) and url and file:
+                    yield url, file if "://" in file else os.path.join(folder, file), 0, -1
+    except Damaged as error:
+        raise ValueError(f"images={path!r} cannot be used: {error}.") from None
 
 
 def _parquet_rows(path: str) -> Iterator[dict]:

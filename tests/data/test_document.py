@@ -1,7 +1,7 @@
 import msgpack
 import pytest
 
-from flamingo_jax.data.document import SCHEMA, Document, decode, encode
+from flamingo_jax.data.document import SCHEMA, Document, Dropped, decode, encode
 
 PAGE = Document("a", "one\ntwo", (0, 4, 4, 7), ((b"x",), (b"y",), (b"", b"z"), (b"w",)), "a.html")
 
@@ -57,3 +57,9 @@ def test_every_truncation_and_flipped_byte_is_a_value_error_or_a_document():
                 assert isinstance(decode(damaged), Document)
             except ValueError:
                 pass
+
+
+def test_a_report_holds_no_endless_addresses():
+    place = Dropped("medium missing", "a.html: http://" + "x" * 10**6 + ": no such file").place
+    assert len(place) == 1000 and place.startswith("a.html: http://x") and place.endswith("x: no such file")
+    assert Dropped("medium missing", "x" * 1000).place == "x" * 1000

@@ -274,7 +274,7 @@ def test_long_and_huge_clips_take_little_time_and_memory(tmp_path):
     for i, data in enumerate((hours, of_pictures([Image.new("L", (12_000, 12_000))]), GIF_OF_60000)):
         (tmp_path / f"{i}.bin").write_bytes(data)
     script = """if True:
-        import pathlib, resource, sys, time
+        import pathlib, sys, time
         from flamingo_jax.data import video
         for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
             start = time.process_time()
@@ -283,9 +283,9 @@ def test_long_and_huge_clips_take_little_time_and_memory(tmp_path):
             except ValueError:
                 print("refused", end=" ")
             assert time.process_time() - start < 15, path
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     """
     found = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60)
     assert not found.returncode, found.stderr
     *results, memory = found.stdout.split()
-    assert results == ["32", "refused", "refused"] and int(memory) < 400
+    assert results == ["32", "refused", "refused"] and int(memory) < 300_000

@@ -146,4 +146,7 @@ def _hash(kind: int, data: bytes) -> int:
 
 
 def _site(address: str) -> str:
-    return urlsplit(address).netloc if "://" in address else ""
+    try:
+        return urlsplit(address).netloc if "://" in address else ""
+    except ValueError:  # e.g. a bracket where a host should be
+        return ""

@@ -13,16 +13,15 @@ from typing import Any
 from PIL import Image
 
 from flamingo_jax.config import CorpusConfig
+from flamingo_jax.data import image
 from flamingo_jax.data.corpus import Corpus, Task
 from flamingo_jax.data.document import Dropped, Medium, Raw
 from flamingo_jax.data.file import size_of
 from flamingo_jax.data.formats import interleaved, tar
 from flamingo_jax.data.formats.lines import parse
 from flamingo_jax.data.formats.packed import open_packed
-from flamingo_jax.data.image import MAX_PIXELS, MAX_SIDE
 
 _LIMITS = {"json": tar.MAX_TEXT, "tiff": tar.MAX_MEMBER}
-_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
@@ -71,17 +70,13 @@ def _pages(metadata: Any) -> dict[str, int]:
 
 
 def _image(tiff: bytes, page: int | None, place: str) -> bytes | Dropped:
-    """A page of a TIFF as a PNG. Pillow reads the TIFF: it is left out of the decoders of images from the web."""
+    """A page of a TIFF as a PNG; TIFF is left out of the decoders of images from the web."""
     if not tiff or page is None:
         return Dropped("medium missing", f"{place}: {'the .json does not say where' if tiff else 'there is no .tiff'}")
     try:
-        with Image.open(io.BytesIO(tiff), formats=("TIFF",)) as image:
-            image.seek(page)
-            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
-            buffer = io.BytesIO()
-            pixels = image if image.mode in _PNG_MODES else image.convert("RGB")
-            pixels.save(buffer, "PNG", compress_level=1)
-            return buffer.getvalue()
-    except Exception as error:  # Pillow raises a dozen types
+        pixels = image.decode(tiff, formats=("TIFF",), page=page)
+    except ValueError as error:
         return Dropped("image not readable", f"{place}: {error}", bad=True)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

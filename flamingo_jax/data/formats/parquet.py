@@ -17,10 +17,10 @@ from flamingo_jax.data.corpus import MEDIUM_BYTES, Corpus, Task
 from flamingo_jax.data.document import Dropped, Raw
 from flamingo_jax.data.file import open_file, size_of
 from flamingo_jax.data.formats import column
-from flamingo_jax.data.formats.packed import Damaged
+from flamingo_jax.data.formats.packed import FREE_BYTES, MAX_RATIO, Damaged
 
 ROWS = 10_000  # of a task
-_BATCH = 32  # rows that are unpacked at once; with images in them, some MB
+_BATCH = 4  # rows that are unpacked at once; more are hardly faster, and all may hold the largest value of a dictionary
 
 ROLES = {"media": column.MEDIA, "caption": column.CAPTIONS}
 
@@ -85,9 +85,11 @@ def rows(
     task: Task, options: CorpusConfig, roles: column.Roles, source: str, optional: Collection[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]] | Dropped]:
     """(place, {role: cell}) for each row of a task; a Dropped for each part of the file that is damaged."""
+    size = size_of(task.path)
+    most = max(FREE_BYTES, MAX_RATIO * size)
     with open_file(task.path) as file:
         try:
-            table = _open(file, size_of(task.path))
+            table = _open(file, size)
         except Damaged as error:
             yield Dropped("parquet damaged", f"{source}: {error}", bad=True)
             return
@@ -96,7 +98,7 @@ def rows(
         for group in range(table.num_row_groups):
             stop = start + table.metadata.row_group(group).num_rows
             if start < (stop if task.stop is None else task.stop) and stop > task.start:
-                for item in _group(table, group, list(names.values()), start, task):
+                for item in _group(table, group, list(names.values()), start, task, most):
                     if isinstance(item, tuple):
                         number, row = item
                         yield f"{source}:{number}", {role: row[name] for role, name in names.items()}
@@ -106,11 +108,14 @@ def rows(
 
 
 def _group(
-    table: pq.ParquetFile, group: int, names: list[str], start: int, task: Task
+    table: pq.ParquetFile, group: int, names: list[str], start: int, task: Task, most: int
 ) -> Iterator[tuple[int, dict[str, Any]] | Exception]:
-    """(number, row) for those rows of a row group that a task has. ``start``: the number of the group's first row."""
+    """(number, row) for those rows of a row group that a task has.
+
+    start: the number of the group's first row. most: see ``_batches``.
+    """
     last = table.metadata.num_rows if task.stop is None else task.stop
-    batches = table.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False)
+    batches = _batches(table, group, names, most)
     while start < last:
         try:
             batch = next(batches, None)
@@ -127,6 +132,18 @@ def _group(
             except ValueError as error:  # text that is not UTF-8
                 yield error
         start += batch.num_rows
+
+
+def _batches(table: pq.ParquetFile, group: int, names: list[str], most: int) -> Iterator[pa.RecordBatch]:
+    """A few rows of a row group at a time. Raises Damaged when they unpack to more than ``most`` bytes."""
+    bomb = Damaged(f"they unpack to more than {MAX_RATIO} times the file's size")
+    if table.metadata.row_group(group).total_byte_size > most:  # pyarrow has more detail, but dies of damaged one
+        raise bomb
+    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False):
+        most -= batch.nbytes
+        if most < 0:  # the values of a dictionary may come out any number of times
+            raise bomb
+        yield batch
 
 
 def _open(file, size: int) -> pq.ParquetFile:

@@ -101,13 +101,13 @@ def _open(builder, options: CorpusConfig) -> tuple[Any, dict[str, str]]:
             decoders={name: tfds.decode.SkipDecoding() for name in images},
             file_format="array_record",
         )
-    except ValueError as error:
-        raise ValueError(f"{builder.data_dir}, split={options.split!r}: {error}") from None
     except NotImplementedError:
         raise ValueError(
             f"{builder.data_dir} is stored as {builder.info.file_format}; prepare it anew with "
             "file_format='array_record', or convert it: python -m tensorflow_datasets.scripts.convert_format."
         ) from None
+    except Exception as error:  # of the library's checks; a KeyError puts its message in quotation marks
+        raise ValueError(f"{builder.data_dir}, split={options.split!r}: {str(error).strip(chr(34))}") from None
     names = [
         path
         for name, feature in features.items()

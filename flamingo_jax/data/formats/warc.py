@@ -85,7 +85,7 @@ def _page(record: WarcRecord, find: Callable[[str], bytes | Dropped], source: st
     data = _content(record, html.MAX_BYTES)
     if isinstance(data, str):
         return Dropped("page damaged", f"{place}: {data}", bad=True)
-    return html.page(data, address, find, address, source)
+    return html.page(data, address, find, address or f"{source}@{record.stream_pos}", source)
 
 
 def _find(

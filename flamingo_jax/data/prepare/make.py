@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 
 from flamingo_jax.config import CorpusConfig
@@ -18,6 +19,9 @@ MAX_CAPTION = 100_000
 
 MAX_IMAGE_BYTES = 50_000_000
 """Larger image files are not decoded."""
+
+MAX_MEDIA = 2_000
+"""Of a document: a page can name an image a million times in a few MB, and a record holds each."""
 
 _CACHE_BYTES = 64_000_000  # of stored images: the pages of a site share theirs
 
@@ -57,7 +61,11 @@ class Maker:
             return
         positions, media = [], []
         seen = set()
-        for position, medium in zip(kept.positions, kept.media, strict=True):
+        if len(kept.media) > MAX_MEDIA:
+            yield Dropped(
+                "too many media", f"{raw.key}: those after the first {MAX_MEDIA} of {len(kept.media)}", bad=True
+            )
+        for position, medium in itertools.islice(zip(kept.positions, kept.media, strict=True), MAX_MEDIA):
             frames = self._medium(medium, raw.clip, seen)
             if isinstance(frames, Dropped):
                 yield dataclasses.replace(frames, place=f"{raw.key}: {frames.place}")

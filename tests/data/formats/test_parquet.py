@@ -1,6 +1,8 @@
 """Pairs in Parquet: img2dataset's and video2dataset's output, lists of addresses, and Hugging Face's images."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -180,6 +182,45 @@ def test_claims_of_many_rows_are_not_believed(tmp_path):
     report, documents = run("parquet", tmp_path / "raw/*.parquet", tmp_path / "set")
     assert len(documents) == 1 and report["drops"] == {"parquet damaged": 1}
     assert "it claims 200000 rows in" in report["first_drops"]["parquet damaged"]
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_what_unpacks_to_much_more_is_not_unpacked(tmp_path, monkeypatch, rows):
+    """One large value of zeros; and a smaller one that a dictionary repeats."""
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2_000_000)
+    columns = {"jpg": pa.array([bytes(4_000_000 // rows)] * rows, pa.binary()), "caption": ["x"] * rows}
+    path = write(tmp_path / "a.parquet", columns, compression="zstd")
+    write(tmp_path / "b.parquet", downloaded([picture(50)]))
+    report, documents = run("parquet", tmp_path / "*.parquet", tmp_path / "set", shards=1)
+    assert path.stat().st_size < 10_000 and len(documents) == 1
+    assert report["drops"] == {"parquet damaged": 1} | ({"image not readable": 16} if rows > 1 else {})
+    assert "rows from 0 on: they unpack to more than 200 times" in report["first_drops"]["parquet damaged"]
+
+
+def test_no_flipped_bit_of_the_description_ends_the_process(tmp_path):
+    """pyarrow dies of some, where its metadata are looked at more closely."""
+    columns = {"jpg": pa.array([b"x", None], pa.binary()), "caption": pa.array([["one"], []], pa.list_(pa.string()))}
+    write(tmp_path / "a.parquet", columns, store_schema=False)
+    script = """if True:
+        import sys
+        from flamingo_jax.config import CorpusConfig
+        from flamingo_jax.data.corpus import Corpus, Task
+        from flamingo_jax.data.formats import parquet
+        path = sys.argv[1]
+        data = bytearray(open(path, "rb").read())
+        corpus = Corpus(CorpusConfig(format="parquet", source=path), "", lambda name: None)
+        for place in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data)):
+            for bit in range(8):
+                data[place] ^= 1 << bit
+                open(path, "wb").write(data)
+                data[place] ^= 1 << bit
+                try:
+                    list(parquet.read(Task(path), corpus))
+                except ValueError:  # a column has another name
+                    pass
+    """
+    found = subprocess.run([sys.executable, "-c", script, tmp_path / "a.parquet"], capture_output=True, text=True)
+    assert not found.returncode, found.stderr[-3000:]
 
 
 def test_flipped_bytes_never_raise(tmp_path):

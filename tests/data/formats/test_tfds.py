@@ -128,6 +128,14 @@ def test_hostile_and_foreign_descriptions(folder, tmp_path, monkeypatch, name, o
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_description_without_splits(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "1.0.0")
+    path = tmp_path / "1.0.0" / "dataset_info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": []}))
+    with pytest.raises(ValueError, match=r"1\.0\.0, split='train': Trying to access .* is empty"):
+        prepare(CorpusConfig(format="tfds", source=str(tmp_path / "1.0.0")), tmp_path / "set")
+
+
 def test_features_that_need_tensorflow(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "1.0.0")
     features = json.loads((tmp_path / "1.0.0" / "features.json").read_text())

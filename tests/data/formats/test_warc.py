@@ -88,3 +88,11 @@ def test_bombs_and_nonsense(tmp_path, monkeypatch):
 def test_files_that_are_no_archives(data):
     found = list(warc.records(io.BytesIO(data)))
     assert all(isinstance(item, tuple) for item in found) and len(found) <= 1
+
+
+def test_a_page_without_address_is_named_by_its_place(tmp_path):
+    first = response("https://a.example/1", page(1, "https://a.example/i/0.png"), compress=bytes)
+    first = first.replace(b"WARC-Target-URI: https://a.example/1\r\n", b"")
+    image = response("https://a.example/i/0.png", picture(0), "image/png", compress=bytes)
+    report, documents = run(tmp_path, first + image, "a.warc")
+    assert [document.key for document in documents] == ["a.warc@0"] and report["drops"] == {}

@@ -142,3 +142,10 @@ def test_positions_without_repeated_paragraphs(seed):
     for old, new in zip(positions, cleaned.positions, strict=True):
         rest = [line for line in text[old:].split("\n")[1:] if line != "again"]
         assert json.dumps(cleaned.text[new:]).endswith(json.dumps("\n".join(rest))[1:])
+
+
+def test_an_address_that_is_none_has_no_site():
+    rules, raw = DuplicateRules(pages=True, paragraph_copies=1), Raw("http://[x", "line\nline")
+    counted = duplicates.count([(key, 0) for page in (raw, raw) for key in duplicates.census(page, rules)])
+    known = duplicates.Duplicates(duplicates.repeated(counted, rules), np.empty(0, np.uint64), 0)
+    assert known.without_repeated_paragraphs(raw).text == ""
