@@ -81,12 +81,12 @@ def _prepare(beam_arguments: list[str]) -> None:
 
 
 def _align() -> None:
+    if given := [flag.name for flag in (FORMAT, IMAGES, RUNNER) if flag.value]:
+        raise ValueError(f"--{given[0]} has no meaning with --align, which starts from a dataset.")
+    options = configs.build({"source": SOURCE.value} | parse_options(SET.value), AlignConfig, "--set")
     from flamingo_jax import clip
     from flamingo_jax.data.prepare.align import realign
 
-    if given := next((flag for flag in (FORMAT, IMAGES, RUNNER) if flag.value), None):
-        raise ValueError(f"--{given.name} has no meaning with --align, which starts from a dataset.")
-    options = configs.build({"source": SOURCE.value} | parse_options(SET.value), AlignConfig, "--set")
     model = clip.load(ALIGN.value, options.batch)
     with tqdm.tqdm(unit=" documents", unit_scale=True, disable=None) as bar:
         report = realign(options, TARGET.value, model, threads=_workers(), progress=_follow(bar))
