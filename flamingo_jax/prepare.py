@@ -1,5 +1,8 @@
 """``python -m flamingo_jax.prepare --format=FORMAT --source=GLOB --target=DIR``: raw files of the web become a dataset.
 
+With the name of an evaluation set for a format (``flamingo_jax/data/benchmarks``), --source is the folder of its public
+files, which become the benchmark DIR/FORMAT. The options are then max_bad and query, the split: --set=query=test-dev
+
 Interrupted and started again, it goes on where it stopped. All other options are keys of ``CorpusConfig``
 (``flamingo_jax/config/corpus.py``, which explains them): --set=size=224 --set=text.min_words=20
 
@@ -57,14 +60,22 @@ def main(argv: list[str]) -> None:
             )
     logging.set_verbosity(logging.WARNING)
     with errors.as_sentences("flamingo_jax.prepare", "The same command goes on where it stopped."):
+        from flamingo_jax.data.benchmarks import BENCHMARKS
+        from flamingo_jax.data.formats import FORMATS
+
         if VERIFY.value:
             _verify()
         elif SHOW.value:
             _show()
         elif ALIGN.value:
             _align()
-        else:
+        elif FORMAT.value in BENCHMARKS:
+            _convert()
+        elif FORMAT.value in FORMATS:
             _prepare(argv[1:])
+        else:
+            known = (*FORMATS, *BENCHMARKS)
+            raise ValueError(f"--format={FORMAT.value} is unknown; {configs.suggest(FORMAT.value, known)}.")
 
 
 def _prepare(beam_arguments: list[str]) -> None:
@@ -115,6 +126,17 @@ def _show() -> None:
 
 def _workers() -> int:
     return WORKERS.value or os.cpu_count() or 1
+
+
+def _convert() -> None:
+    from flamingo_jax.data.benchmarks import convert, describe
+
+    options = parse_options(SET.value)
+    if unknown := options.keys() - {"query", "max_bad"}:
+        hint = configs.suggest(min(unknown), ("query", "max_bad"))
+        raise ValueError(f"--set={min(unknown)} is no option of evaluation sets; {hint}.")
+    report = convert(FORMAT.value, SOURCE.value, TARGET.value, IMAGES.value, **options)
+    print(describe(report))
 
 
 def parse_options(assignments: Sequence[str]) -> dict[str, Any]:

@@ -90,10 +90,15 @@ class CorpusConfig:
 
     format: a key of ``data.formats.FORMATS``. source: a glob, ``**`` included, or what the format says.
     images: where the images and clips are that the raw files name by address or file name: a folder; a glob of
-    img2dataset's or video2dataset's output (.tar, .parquet); or a table (.csv, .tsv, .parquet) with the columns url and
-    file. Without it, they are looked for beside the raw files.
-    columns: of tables and builders, what the columns are called: {"caption": ..., "media": ...}; numbers count the
+    img2dataset's or video2dataset's .tar files, which hold the addresses; or of tables (.csv, .tsv, .parquet) with the
+    columns url and file. Without it, they are looked for beside the raw files.
+    columns: of formats with columns, what those are called that have other names than usual: {"caption": ...,
+    "media": ...} of pairs, {"images": ..., "texts": ..., "address": ...} of pages, {"text": ...}; numbers count the
     columns of a table without header from 0.
+    split: of tfds, which part is read, as the library writes it: "train[:10%]".
+    min_similarity: of mmc4, images less similar to their sentence are left out, by the set's own CLIP ViT-L/14
+    (OpenFlamingo: 0.24; 0: none). reassign: of mmc4, images are matched to sentences anew, by similarity_matrix; in
+    OpenFlamingo's files, only those that were found take part.
     size: longest side of stored images and frames, pixels; none is enlarged. quality: of the JPEGs, 0..100.
     fps, max_frames: of clips, frames per second and the most that are kept.
     shards: files of the dataset; 0 takes one for every 64 MB of raw files, 1024 at most.
@@ -104,6 +109,9 @@ class CorpusConfig:
     source: str
     images: str = ""
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    split: str = "train"
+    min_similarity: float = 0.0
+    reassign: bool = False
     size: int = 320
     quality: int = 95
     fps: float = 1.0

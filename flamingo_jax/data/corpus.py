@@ -13,12 +13,15 @@ from etils import epath
 from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data.document import Dropped
 
+MEDIUM_BYTES = 20_000
+"""About what an image takes that a list names but does not hold."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A raw file, or a part of one, that is read at once: items [start, stop) of those that its format counts by.
 
-    size: about how many bytes it takes; shards are cut by it.
+    size: about how many bytes it takes, media that are elsewhere included; shards are cut by it.
     """
 
     path: str
@@ -42,6 +45,13 @@ class Corpus:
     def name(self, path: str) -> str:
         """A file's name relative to the root, with "/" between folders."""
         return os.path.relpath(path, self.root).replace(os.sep, "/")
+
+    def folder(self, path: str) -> str:
+        """What names in a file are relative to: the file's own folder, unless ``options.images`` says where media are.
+
+        It is to be put before a name that ``find`` gets.
+        """
+        return "" if self.options.images else os.path.dirname(self.name(path))
 
 
 _ESCAPED = re.compile(r"\[([*?[])\]")  # what ``glob.escape`` makes of a wildcard

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Iterable, Iterator
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from flamingo_jax.data import image
 
 MAX_PIXELS = 4096 * 2304
-"""Of one frame; larger videos are refused by their header."""
+"""Of one frame. Larger ones are not decoded, whatever a file's header claims."""
 
 MAX_RATE = 240
 """Frames per second that are decoded at most: it bounds the time that a file which claims more can take."""
@@ -29,7 +31,9 @@ _SIGNATURES = (
     (0, b"GIF8", "gif"),
 )
 
-_IMAGES = (b"avif", b"avis", b"mif1", b"heic", b"heix")  # kinds of "ftyp" that are no videos
+# Kinds of "ftyp" that are images (AVIF, HEIF), moving ones included, as a GIF is.
+_IMAGES = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx")
+_LIMITS = {"max_pixels": str(MAX_PIXELS)}  # FFmpeg's, before it allocates a frame
 _SLACK = 1e-3  # seconds: time bases such as 1/90000 or 1/1000 round
 
 
@@ -44,7 +48,8 @@ def decode(
     """The frames that a player shows at 0, 1/fps, 2/fps, ... seconds after the first one.
 
     Times are the frames' own time stamps: with a variable frame rate, their numbers and the stream's average rate say
-    nothing. Of a file that is damaged after some frames, those frames.
+    nothing. A frame that FFmpeg marks as damaged is not shown, nor what follows it up to the next key frame. Of a file
+    that cannot be read any further after some frames, those frames.
 
     Args:
         video: path or content of an MP4, MOV, WebM, MKV or AVI file or a GIF.
@@ -74,25 +79,44 @@ def _decode(file, fps: float, max_frames: int, size: int | None, frames: list[np
     """Appends to ``frames`` as it goes, so that the caller has what came before an error."""
     demuxer = _demuxer(file.read(16))
     file.seek(0)
-    with av.open(file, format=demuxer) as container:
-        if not container.streams.video:
+    with av.open(file, format=demuxer, options=_LIMITS) as container:
+        # The cover of a piece of music is a video stream too.
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
             raise ValueError("it has no video stream")
-        stream = container.streams.video[0]
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise ValueError("its codec is unknown")
         if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
             raise ValueError(f"its frames have more than {MAX_PIXELS} pixels")
+        stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # files are decoded in parallel already
-        start = shown = None  # the first frame's time; the frame on the screen until the next one's time comes
-        for number, frame in enumerate(container.decode(stream)):
-            if len(frames) == max_frames or number > math.ceil(max_frames / fps * MAX_RATE):
-                return
-            if frame.time is None:
+        for frame in _shown(container.decode(stream), fps, max_frames):
+            frames.append(_pixels(frame, size))
+
+
+def _shown(frames: Iterable[av.VideoFrame], fps: float, max_frames: int) -> Iterator[av.VideoFrame]:
+    """Those that ``decode`` gives. An error in ``frames`` comes after what was shown before it."""
+    shown = error = None  # shown: the frame on the screen until the next one's time comes
+    start, count, damaged = 0.0, 0, False
+    try:
+        for number, frame in enumerate(frames):
+            if count == max_frames or number > math.ceil(max_frames / fps * MAX_RATE):
+                break
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            if damaged or frame.time is None:
                 continue
-            start = frame.time if start is None else start
-            while shown is not None and len(frames) < max_frames and len(frames) / fps < frame.time - start - _SLACK:
-                frames.append(_pixels(shown, size))
+            start = frame.time if shown is None else start
+            while shown is not None and count < max_frames and count / fps < frame.time - start - _SLACK:
+                yield shown
+                count += 1
             shown = frame
-        if shown is not None and len(frames) < max_frames and len(frames) / fps <= shown.time - start + _SLACK:
-            frames.append(_pixels(shown, size))
+    except Exception as raised:
+        error = raised
+    if shown is not None and count < max_frames and count / fps <= shown.time - start + _SLACK:
+        yield shown
+    if error is not None:
+        raise error
 
 
 def _demuxer(head: bytes) -> str:

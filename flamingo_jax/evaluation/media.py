@@ -16,10 +16,9 @@ import numpy as np
 from flamingo_jax.config import DatasetConfig, ExampleConfig
 from flamingo_jax.data import image as pixels
 from flamingo_jax.data import video
+from flamingo_jax.data.benchmarks.index import VIDEOS
 from flamingo_jax.data.example import load_medium
 from flamingo_jax.evaluation.tasks import BLANK
-
-VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 
 
 class Library:

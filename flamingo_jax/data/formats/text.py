@@ -1,44 +1,42 @@
-"""Text alone: JSON lines with a field ``text`` -> documents without media, for the language model."""
+"""Text alone: JSON lines or Parquet with a text in each row -> documents without media, for the language model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import BinaryIO
 
+from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data.corpus import Corpus, Task
 from flamingo_jax.data.document import Dropped, Raw
-from flamingo_jax.data.file import open_file
+from flamingo_jax.data.file import size_of
+from flamingo_jax.data.formats import column, parquet
+from flamingo_jax.data.formats.lines import read_objects
 
-MAX_LINE = 16_000_000
-"""Bytes of one line; a longer one is dropped, and not read into memory whole."""
+ROLES = {"text": ("text", "content", "document")}
+
+
+def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
+    """A file of JSON lines at once, a Parquet file in parts. Raises ValueError when it has no column of texts."""
+    if path.endswith(".parquet"):
+        yield from parquet.cut(path, options, ROLES, media=0.0)
+    else:
+        column.choose(ROLES, options.columns, list(options.columns.values()) or ["text"], path)  # lines tell no columns
+        yield Task(path, size=size_of(path))
 
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
-    with open_file(task.path) as file:
-        yield from documents(file, corpus.name(task.path))
-
-
-def documents(file: BinaryIO, source: str) -> Iterator[Raw | Dropped]:
-    """A document per line that is not blank, in order; a Dropped for every line that is none. ``source``: its name."""
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
-        place = f"{source}:{number}"
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                pass
-            yield Dropped("line too long", place, bad=True)
-        elif line.strip():
-            yield _document(line, place, source)
-
-
-def _document(line: bytes, place: str, source: str) -> Raw | Dropped:
-    try:
-        fields = json.loads(line.decode("utf-8-sig", "replace"))
-    except (ValueError, RecursionError) as error:
-        return Dropped("line not JSON", f"{place}: {error}", bad=True)
-    text = fields.get("text") if isinstance(fields, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        return Dropped("line without text", place)
-    return Raw(place, text.strip(), source=source)
+    """A document per line of JSON or row with a text, in order; a Dropped for every other one that is not blank."""
+    source, options = corpus.name(task.path), corpus.options
+    if task.path.endswith(".parquet"):
+        items, name = parquet.rows(task, options, ROLES, source), "text"
+    else:
+        items, name = read_objects(task.path, source), options.columns.get("text", "text")
+    for item in items:
+        if isinstance(item, Dropped):
+            yield item
+            continue
+        place, fields = item
+        text = fields.get(name)
+        if isinstance(text, str) and text.strip():
+            yield Raw(place, text.strip(), source=source)
+        else:
+            yield Dropped("line without text", place)

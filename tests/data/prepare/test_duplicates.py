@@ -42,7 +42,7 @@ def run(crawl, target, driver=None, **rules):
     options = CorpusConfig(
         format="warc", source=crawl, text=TextRules(formats=()), shards=2, duplicates=DuplicateRules(**rules)
     )
-    report = prepare(options, target, driver=driver)
+    report = prepare(options, target, workers=1, driver=driver)
     source = record.Source(target)
     documents = [source[i] for i in range(len(source))]
     return report["drops"], [(d.key, d.text, d.positions) for d in documents]

@@ -118,7 +118,7 @@ def test_text(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8-sig")
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xff"}\n')
     report = prepare("text", f"{tmp_path}/*.jsonl", tmp_path / "set", shards=1)
-    assert report["drops"] == {"line not JSON": 2, "line without text": 3}
+    assert report["drops"] == {"line not JSON": 2, "line not an object": 1, "line without text": 2}
     assert report["first_drops"]["line not JSON"].startswith("a.jsonl:5: ")
     source = record.Source(tmp_path / "set")
     assert [source[i].text for i in range(5)] == ["line 0\nmore", "line 1\nmore", "line 2\nmore", "lone ?", "\ufffd"]
@@ -137,7 +137,7 @@ def test_a_table_of_clips(tmp_path):
     assert report["drops"] == {"image not readable": 1, "medium missing": 1, "pair without caption": 1}
     document = record.Source(tmp_path / "set")[0]
     assert (document.key, document.text, len(document.media), len(document.media[0])) == (
-        "captions.csv:0",
+        "captions.csv@19",
         "a, clip",
         1,
         3,
@@ -146,8 +146,10 @@ def test_a_table_of_clips(tmp_path):
 
 
 def test_a_table_without_the_columns_is_named(tmp_path):
-    (tmp_path / "t.csv").write_text("file,text\n")
-    with pytest.raises(ValueError, match=r"t\.csv has the columns file, text, but no path and no caption; say what"):
+    (tmp_path / "t.csv").write_text("what,where\n")
+    with pytest.raises(
+        ValueError, match=r"t\.csv has the columns what, where, but no media .* and no caption .*say what"
+    ):
         prepare("table", f"{tmp_path}/t.csv", tmp_path / "set")
 
 
@@ -280,7 +282,7 @@ def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path):
 
         image.store = store  # in the workers too, which import this file
         if __name__ == "__main__":
-            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=4)
+            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=2)
             print(prepare(options, {str(tmp_path / "set")!r}, workers=2)["drops"])
     """)
     )
