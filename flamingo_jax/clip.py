@@ -26,7 +26,7 @@ _LENGTHS = (16, 32)  # of batches of texts, beside the tower's own: most sentenc
 _CHARACTERS = 50  # per token, the most that are looked at
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Clip:
     """Both towers, on all devices of this process, each of which has all weights and a part of every batch.
 

@@ -115,6 +115,8 @@ def test_a_converted_clip_is_the_clip_and_its_encoder_the_encoder(model, tmp_pat
     encoder, original = flamingo_jax.load(tmp_path / "out"), flamingo_jax.load(CLIP)
     assert encoder.config == original.config
     chex.assert_trees_all_equal(encoder.variables, original.variables)
+    assert encoder.pooled(PICTURES).shape == (4, 12)  # as of every encoder: before the projection
+    assert "`text/` holds the text tower of its CLIP" in (tmp_path / "out" / "README.md").read_text()
     assert "already" in run.convert(run.open_source(str(CLIP)), str(tmp_path / "out"))
     with pytest.raises(ValueError, match=r"text is the text tower of a CLIP, .* give the folder above it"):
         flamingo_jax.load(tmp_path / "out" / "text")

@@ -102,6 +102,16 @@ def test_what_is_damaged_is_counted(model, tmp_path):
     assert report["untouched"] == {"image not readable": 1, "document without sentences": 1} and report["placed"] == 1
     assert {key: read(tmp_path / "new")[key] for key in "ac"} == {"a": documents[0], "c": documents[2]}
 
+    class Broken:
+        identity, picture, images = "broken", model.picture, model.images
+
+        def texts(self, texts):
+            return model.texts(texts) * np.nan
+
+    report = realign(AlignConfig(source=str(tmp_path / "set"), batch=8), tmp_path / "broken", Broken())
+    assert report["untouched"]["similarities not finite"] == 1 and report["placed"] == report["similarity"] == 0
+    assert read(tmp_path / "broken") == {document.key: document for document in documents}
+
 
 def test_a_damaged_record_is_counted(source, model, tmp_path, monkeypatch):
     def broken(self, number, get=record.Source.__getitem__):
