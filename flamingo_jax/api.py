@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
+from flamingo_jax.config import ClipTextConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
 from flamingo_jax.convert.hub import fetch
 from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.inference.decoding import greedy
@@ -307,6 +307,8 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
         raise ValueError(f"dtype={dtype!r} is unknown; {suggest(dtype, _DTYPES)}.")
     found = find(fetch(str(source))[0])
     compute = jnp.dtype(_DTYPES[dtype]) if dtype else found.dtype()
+    if isinstance(found.config, ClipTextConfig):
+        raise ValueError(f"{source} is the text tower of a CLIP, which has no use alone; give the folder above it.")
     variables, ours = found.place(dtype=dtype), found.config
     if isinstance(ours, ModelConfig):
         ours = dataclasses.replace(ours, dtype=str(compute))

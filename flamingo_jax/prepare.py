@@ -5,6 +5,9 @@ files, which become the benchmark DIR/FORMAT. The options are then max_bad and q
 
 Interrupted and started again, it goes on where it stopped. All other options are keys of ``CorpusConfig``
 (``flamingo_jax/config/corpus.py``, which explains them): --set=size=224 --set=text.min_words=20
+
+``--align=CLIP_DIR --source=DATASET --target=DIR``: a dataset that is prepared already becomes one whose images stand
+before the sentences that they fit best. Its options are keys of ``AlignConfig`` (``flamingo_jax/config/align.py``).
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from absl import app, flags, logging
 
 from flamingo_jax import config as configs
 from flamingo_jax import errors
-from flamingo_jax.config import CorpusConfig
+from flamingo_jax.config import AlignConfig, CorpusConfig
 
 flags.adopt_module_key_flags(errors)
 FORMAT = flags.DEFINE_string("format", None, "The raw files' format.")
-SOURCE = flags.DEFINE_string("source", None, "Glob of the raw files; ** stands for any folders.")
+SOURCE = flags.DEFINE_string("source", None, "Glob of the raw files; ** stands for any folders. Of --align: a dataset.")
 TARGET = flags.DEFINE_string("target", None, "Folder of the dataset.")
 IMAGES = flags.DEFINE_string(
     "images", "", "Where images and clips are that the raw files name: a folder, or a glob of tars or url,file tables."
@@ -34,6 +37,9 @@ WORKERS = flags.DEFINE_integer("workers", 0, "Processes; as many as there are co
 VERIFY = flags.DEFINE_bool("verify", False, "Check the dataset at --target: every file, document and picture.")
 SHOW = flags.DEFINE_string("show", None, "Write documents of the dataset at --target into this HTML file, to look at.")
 COUNT = flags.DEFINE_integer("documents", 20, "How many documents --show shows.", lower_bound=1)
+ALIGN = flags.DEFINE_string(
+    "align", None, "Folder of a CLIP, public or converted: put the images of the dataset --source at their sentences."
+)
 RUNNER = flags.DEFINE_string(
     "runner", None, "Apache Beam's runner, to work on many machines; its own options stand at the end, after --"
 )
@@ -45,7 +51,8 @@ SET = flags.DEFINE_multi_string(
 def main(argv: list[str]) -> None:
     if len(argv) > 1 and not RUNNER.value:
         sys.exit(f"flamingo_jax.prepare: {argv[1]!r} is no option; options look like --source=GLOB.")
-    needed = (TARGET,) if VERIFY.value or SHOW.value else (FORMAT, SOURCE, TARGET)
+    needed = (SOURCE, TARGET) if ALIGN.value else (FORMAT, SOURCE, TARGET)
+    needed = (TARGET,) if VERIFY.value or SHOW.value else needed
     for flag in needed:
         if not flag.value:
             sys.exit(
@@ -60,6 +67,8 @@ def main(argv: list[str]) -> None:
             _verify()
         elif SHOW.value:
             _show()
+        elif ALIGN.value:
+            _align()
         elif FORMAT.value in BENCHMARKS:
             _convert()
         elif FORMAT.value in FORMATS:
@@ -79,6 +88,19 @@ def _prepare(beam_arguments: list[str]) -> None:
     options = configs.build(given | parse_options(SET.value), CorpusConfig, "--set")
     with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
         report = prepare(options, TARGET.value, workers=_workers(), driver=driver, progress=_follow(bar))
+    print(describe(report))
+
+
+def _align() -> None:
+    if given := [flag.name for flag in (FORMAT, IMAGES, RUNNER) if flag.value]:
+        raise ValueError(f"--{given[0]} has no meaning with --align, which starts from a dataset.")
+    options = configs.build({"source": SOURCE.value} | parse_options(SET.value), AlignConfig, "--set")
+    from flamingo_jax import clip
+    from flamingo_jax.data.prepare.align import realign
+
+    model = clip.load(ALIGN.value, options.batch)
+    with tqdm.tqdm(unit=" documents", unit_scale=True, disable=None) as bar:
+        report = realign(options, TARGET.value, model, threads=_workers(), progress=_follow(bar))
     print(describe(report))
 
 
@@ -144,6 +166,13 @@ def _follow(bar: tqdm.tqdm) -> Callable[[int, int], None]:
 def describe(report: Mapping[str, Any]) -> str:
     """What was kept and what was left out, with the first case of each reason."""
     lines = [f"{report['documents']:,} documents with {report['media']:,} media."]
+    if "placed" in report:
+        lines.append(
+            f"{report['placed']:,} images stand before the sentences that were found for them (mean similarity "
+            f"{report['similarity']:.3f}), {report['moved']:,} of them elsewhere than before."
+        )
+    for reason, count in report.get("untouched", {}).items():
+        lines.append(f"As they were: {count:,}  {reason}")
     if report["drops"]:
         lines.append("Left out:")
     for reason, count in sorted(report["drops"].items(), key=lambda item: -item[1]):

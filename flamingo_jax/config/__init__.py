@@ -3,7 +3,9 @@
 Every part of the package takes the small dataclass that concerns it and nothing else.
 """
 
+from flamingo_jax.config.align import AlignConfig
 from flamingo_jax.config.build import build, check_path, to_json
+from flamingo_jax.config.clip import ClipTextConfig
 from flamingo_jax.config.corpus import CorpusConfig, DuplicateRules, ImageRules, TextRules
 from flamingo_jax.config.language import LanguageConfig, LayerConfig, RopeConfig
 from flamingo_jax.config.model import PARTS, PRETRAINED, GatedConfig, ModelConfig, ResamplerConfig, TextTowerConfig
@@ -23,6 +25,8 @@ from flamingo_jax.config.suggest import suggest
 from flamingo_jax.config.vision import NFNetConfig, ViTConfig
 
 __all__ = [
+    "AlignConfig",
+    "ClipTextConfig",
     "CorpusConfig",
     "DatasetConfig",
     "DuplicateRules",

@@ -23,13 +23,13 @@ LIMITS = """\
 """
 
 
-def render(model: Pretrained, title: str, layout: str) -> str:
-    """The card of a model that is exported as ``layout``."""
+def render(model: Pretrained, title: str, layout: str, has_text: bool = False) -> str:
+    """The card of a model that is exported as ``layout``; has_text: together with the text tower of its CLIP."""
     kind = "image-text-to-text" if isinstance(model.config, ModelConfig) else "feature-extraction"
     kind = "text-generation" if isinstance(model.config, LanguageConfig) else kind
     head = ["---", "library_name: flamingo_jax", f"pipeline_tag: {kind}", "tags: [flamingo, jax]", "---", ""]
     sections = {
-        title: _summary(model),
+        title: _summary(model, has_text),
         "Use": _use(model, layout),
         "Sizes": _sizes(model),
         "Training data": _data(model.training),
@@ -40,11 +40,12 @@ def render(model: Pretrained, title: str, layout: str) -> str:
     return "\n".join([*head, *body])
 
 
-def _summary(model: Pretrained) -> str:
+def _summary(model: Pretrained, has_text: bool) -> str:
     config = model.config
     if not isinstance(config, ModelConfig):
         what = "language model" if isinstance(config, LanguageConfig) else "vision encoder"
-        return f"A {what} in the layout of flamingo_jax."
+        beside = "; `text/` holds the text tower of its CLIP, with the projections of both" if has_text else ""
+        return f"A {what} in the layout of flamingo_jax{beside}."
     every = f"one of {config.gated.every} blocks" if config.gated.every > 1 else "every block"
     names = [f"{part} ({public['model_type']})" for part, public in model.public.items() if "model_type" in public]
     return (

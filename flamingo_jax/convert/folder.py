@@ -3,6 +3,7 @@
 DIR/config.json          "model_type": "flamingo_jax"; what the model is, where it came from
 DIR/weights/             Orbax; or model.safetensors, in shards with an index when it is large
 DIR/tokenizer.json       where the source has one
+DIR/text/                of a CLIP, whose vision encoder DIR is: the same of its text tower and its projections
 DIR/README.md            the model card of an export
 """
 
@@ -29,18 +30,26 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save_file
 
 from flamingo_jax import config as configs
-from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
+from flamingo_jax.config import ClipTextConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig, suggest
 from flamingo_jax.convert.pretrained import Pretrained, from_plain, to_plain
+from flamingo_jax.convert.public import read_config
 from flamingo_jax.convert.reader import Checkpoint
 from flamingo_jax.convert.rules import Rule
-from flamingo_jax.convert.shapes import decoder_shapes, encoder_shapes
+from flamingo_jax.convert.shapes import clip_text_shapes, decoder_shapes, encoder_shapes
 from flamingo_jax.convert.stored import Stored, plan
 from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.models.flamingo import Flamingo
 
 MODEL_TYPE = "flamingo_jax"
-KINDS = {"flamingo": ModelConfig, "language": LanguageConfig, "vit": ViTConfig, "nfnet": NFNetConfig}
+KINDS = {
+    "flamingo": ModelConfig,
+    "language": LanguageConfig,
+    "vit": ViTConfig,
+    "nfnet": NFNetConfig,
+    "clip_text": ClipTextConfig,
+}
 WEIGHTS = "weights"
+TEXT = "text"
 SHARD = 2 * 2**30  # bytes of a .safetensors file
 
 
@@ -61,6 +70,7 @@ def read_folder(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
         tokenizer=lambda: load_tokenizer(path),
         public=config.get("public") or {},
         training=config.get("training") or {},
+        text=lambda: read_folder(path / TEXT, read_config(path / TEXT)) if (path / TEXT).exists() else None,
     )
     if not orbax.exists():
         weights = plan([(Checkpoint(path), str)], [Rule(name, name) for name in shapes], shapes)
@@ -93,6 +103,8 @@ def _shapes(config, new_tokens: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """{path: shape} of the weights as they stand in a folder."""
     if isinstance(config, LanguageConfig):
         return decoder_shapes(config)
+    if isinstance(config, ClipTextConfig):
+        return clip_text_shapes(config)
     if not isinstance(config, ModelConfig):
         return encoder_shapes(config, pool=True)
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import flax.traverse_util as traverse
 
 from flamingo_jax.config import suggest
+from flamingo_jax.convert import clip, folder, vision
 from flamingo_jax.convert import flamingo as whole
-from flamingo_jax.convert import folder, vision
 from flamingo_jax.convert.language import ignored, language_rules
 from flamingo_jax.convert.language_config import FAMILIES, language_config
 from flamingo_jax.convert.open_flamingo import load_open_flamingo
@@ -78,12 +79,13 @@ def load_language(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
 
 
 def load_vision(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:
-    """A public vision encoder."""
+    """A public vision encoder; of a CLIP with its text tower, which is not looked at before it is asked for."""
     ours = with_pixels(path, vision_config(config))
     rules, strip, ignore = vision.SPELLINGS[vision.spelling(config)]
     files = [(Checkpoint(path), without(strip))]
     weights = plan(files, rules(ours), encoder_shapes(ours, pool=True), ignore=ignore)
-    return Pretrained(ours, _tree(weights), public={"vision": config})
+    text = functools.partial(clip.load_text, path, config) if clip.has_text(config) else lambda: None
+    return Pretrained(ours, _tree(weights), public={"vision": config}, text=text)
 
 
 def load_idefics(path: pathlib.Path, config: Mapping[str, Any]) -> Pretrained:

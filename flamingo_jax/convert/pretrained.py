@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from flamingo_jax.config import LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
+from flamingo_jax.config import ClipTextConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
 from flamingo_jax.convert.place import put
 from flamingo_jax.convert.stored import Stored
 from flamingo_jax.data.tokenizer import Tokenizer
@@ -24,14 +24,15 @@ from flamingo_jax.models.int8 import Int8, inputs_of, is_int8, quantise
 class Pretrained:
     """A model whose weights are read when they are placed.
 
-    weights: of a whole model {"params", "frozen"}, else those of the bare decoder or encoder; a tree of ``Stored``, of
-    arrays or, where ``orbax`` names the folder that holds it, of ``jax.ShapeDtypeStruct``.
+    weights: of a whole model {"params", "frozen"}, else those of the bare decoder, encoder or text tower; a tree of
+    ``Stored``, of arrays or, where ``orbax`` names the folder that holds it, of ``jax.ShapeDtypeStruct``.
     new_tokens: ids with rows of their own. image_token: id of ``<image>``; end_token: id that closes a document, where
     the family has such a rule. tokenizer: reads it; None where there is none. public: the public configs of the parts,
     {"language", "vision"}, where they are known. training: what a run knows of it (``sources.finished``).
+    text: of a vision encoder that is a CLIP's, finds what the CLIP has beside it; None where there is nothing.
     """
 
-    config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig
+    config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig | ClipTextConfig
     weights: Mapping[str, Any]
     new_tokens: tuple[int, ...] = ()
     image_token: int | None = None
@@ -40,6 +41,7 @@ class Pretrained:
     tokenizer: Callable[[], Tokenizer | None] = lambda: None
     public: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    text: Callable[[], Pretrained | None] = lambda: None
 
     def dtype(self) -> jnp.dtype:
         """What to compute in: float32 when any weight is as wide and none has 8 bits, else bfloat16."""

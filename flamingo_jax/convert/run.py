@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util as traverse
 import jax
+import numpy as np
 
 from flamingo_jax.convert import card, folder
 from flamingo_jax.convert.export import EXPORTS
@@ -18,7 +19,6 @@ from flamingo_jax.convert.hub import fetch
 from flamingo_jax.convert.load import find
 from flamingo_jax.convert.pretrained import Pretrained
 from flamingo_jax.convert.stored import Stored
-from flamingo_jax.data.tokenizer import Tokenizer
 
 _CHECKPOINTS = (".pt", ".bin", ".safetensors")
 VERSION = 1  # of the rules: another one when the same files become other weights
@@ -77,16 +77,18 @@ def render(source: Source, layout: str = "orbax", dtype: str | None = None) -> s
     Raises ValueError where ``convert`` would, but for the target.
     """
     _check(source, layout, dtype)
+    text, without = _text(source)
     rows, total = [], 0
-    for path, leaf in traverse.flatten_dict(source.model.weights).items():
-        kind = source.model.stored_as(path, leaf, dtype)
-        total += leaf.size * jax.numpy.dtype(kind).itemsize
-        rows.append(("/".join(path), "x".join(map(str, leaf.shape)) or "1", kind, _origin(leaf)))
+    for place, model in {"": source.model, f"{folder.TEXT}/": text}.items():
+        for path, leaf in traverse.flatten_dict(model.weights).items() if model else ():
+            kind = model.stored_as(path, leaf, dtype)
+            total += leaf.size * jax.numpy.dtype(kind).itemsize
+            rows.append((place + "/".join(path), "x".join(map(str, leaf.shape)) or "1", kind, _origin(leaf)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
     ]
-    return "\n".join([*lines, f"{len(rows)} weights, {total:,} bytes; nothing was read or written."])
+    return "\n".join([*lines, f"{len(rows)} weights, {total:,} bytes{without}; nothing was read or written."])
 
 
 def _check(source: Source, layout: str, dtype: str | None):
@@ -94,6 +96,17 @@ def _check(source: Source, layout: str, dtype: str | None):
     if dtype == "int8" and layout != "orbax":
         raise ValueError(f"int8 is a type of our own folders in Orbax; --export={layout} needs float32 or bfloat16.")
     return EXPORTS[layout][0](source.model)
+
+
+def _text(source: Source) -> tuple[Pretrained | None, str]:
+    """(what a CLIP has beside its vision encoder, which is converted along; why it is not, to be said)."""
+    try:
+        text = source.model.text()
+        if text is not None:
+            text.tokenizer()
+        return text, ""
+    except ValueError as error:
+        return None, f", without its text tower ({error})"
 
 
 def _origin(leaf: Any) -> str:
@@ -108,9 +121,9 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
 
     Raises ValueError when ``target`` holds something else.
     """
-    files, tensors = _check(source, layout, dtype)
-    vocabulary = source.model.tokenizer()
-    path, address = pathlib.Path(target).resolve(), _address(source, layout, dtype, vocabulary)
+    written = _check(source, layout, dtype)
+    text, without = _text(source)
+    path, address = pathlib.Path(target).resolve(), fingerprint(source, layout, dtype)
     if _source_of(path).get("address") == address:
         try:
             find(path)
@@ -122,20 +135,37 @@ def convert(source: Source, target: str, layout: str = "orbax", dtype: str | Non
             f"--target={target} holds another conversion (of {other}, which has changed since, or with other options); "
             "delete it, or name another folder."
         )
-    files["config.json"] |= {"source": {"name": source.name, "commit": source.commit, "address": address}}
+    written[0]["config.json"] |= {"source": {"name": source.name, "commit": source.commit, "address": address}}
     with folder.whole(path) as draft:
-        if layout == "orbax":
-            folder.write_orbax(draft, source.model, dtype)
-        elif jax.process_index() == 0:
-            cast = ((name, tensor.astype(dtype or tensor.dtype, copy=False)) for name, tensor in tensors)
-            folder.write_safetensors(draft, cast, EXPORTS[layout][1])
+        _write(draft, source.model, layout, dtype, *written)
+        if text is not None:
+            _write(draft / folder.TEXT, text, layout, dtype, *EXPORTS[layout][0](text))
         if jax.process_index() == 0:
-            for name, content in files.items():
-                (draft / name).write_text(json.dumps(content, indent=2))
-            (draft / "README.md").write_text(card.render(source.model, path.name, layout))
-            if vocabulary is not None:
-                vocabulary.save(draft / "tokenizer.json")
-    return f"{target}: {_size(path):,} bytes"
+            (draft / "README.md").write_text(card.render(source.model, path.name, layout, text is not None))
+    return f"{target}: {_size(path):,} bytes{without}"
+
+
+def _write(
+    draft: pathlib.Path,
+    model: Pretrained,
+    layout: str,
+    dtype: str | None,
+    files: Mapping[str, Any],
+    tensors: Iterator[tuple[str, np.ndarray]],
+) -> None:
+    """Writes a model, but for its card. files, tensors: what ``EXPORTS`` has for ``layout``."""
+    if jax.process_index() == 0:
+        draft.mkdir(exist_ok=True)
+    if layout == "orbax":
+        folder.write_orbax(draft, model, dtype)
+    elif jax.process_index() == 0:
+        cast = ((name, tensor.astype(dtype or tensor.dtype, copy=False)) for name, tensor in tensors)
+        folder.write_safetensors(draft, cast, EXPORTS[layout][1])
+    if jax.process_index() == 0:
+        for name, content in files.items():
+            (draft / name).write_text(json.dumps(content, indent=2))
+        if (vocabulary := model.tokenizer()) is not None:
+            vocabulary.save(draft / "tokenizer.json")
 
 
 def _size(path: pathlib.Path) -> int:
@@ -150,21 +180,23 @@ def _source_of(path: pathlib.Path) -> dict:
         return {}
 
 
-def _address(source: Source, layout: str, dtype: str | None, vocabulary: Tokenizer | None) -> str:
+def fingerprint(source: Source, layout: str = "orbax", dtype: str | None = None) -> str:
     """A hash of the source, the rules' version and what is asked for.
 
     A hub's commit says which files they are; files on disk are known by their names, sizes and times of change, the
     stages of a run by the hashes of their weights.
     """
-    text = [VERSION, layout, dtype, source.commit, folder.describe(source.model)]
-    digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())
-    if vocabulary is not None:
-        digest.update(vocabulary.text().encode())
-    leaves = jax.tree.leaves(source.model.weights)
-    files = {file for leaf in leaves if isinstance(leaf, Stored) for one, _ in leaf.tensors.flat for file in one.files}
-    if source.model.orbax:
-        files |= {file for file in source.model.orbax.rglob("*") if file.is_file()}
-    for file in sorted(files) if source.commit is None else ():
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} ".encode())
+    digest = hashlib.sha256()
+    for model in filter(None, (source.model, _text(source)[0])):
+        described = [VERSION, layout, dtype, source.commit, folder.describe(model)]
+        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        if (vocabulary := model.tokenizer()) is not None:
+            digest.update(vocabulary.text().encode())
+        leaves = [leaf for leaf in jax.tree.leaves(model.weights) if isinstance(leaf, Stored)]
+        files = {file for leaf in leaves for one, _ in leaf.tensors.flat for file in one.files}
+        if model.orbax:
+            files |= {file for file in model.orbax.rglob("*") if file.is_file()}
+        for file in sorted(files) if source.commit is None else ():
+            status = file.stat()
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} ".encode())
     return digest.hexdigest()[:32]

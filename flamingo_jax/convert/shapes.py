@@ -10,7 +10,7 @@ import flax.traverse_util as traverse
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.config import GatedConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
+from flamingo_jax.config import ClipTextConfig, GatedConfig, LanguageConfig, ModelConfig, NFNetConfig, ViTConfig
 from flamingo_jax.models import flamingo
 from flamingo_jax.models.decoder import Decoder, depth_of, group_bridge
 from flamingo_jax.models.encoder import ENCODERS
@@ -35,6 +35,15 @@ def encoder_shapes(config: ViTConfig | NFNetConfig, pool: bool = False) -> dict[
     options = {"pool": pool} if isinstance(config, ViTConfig) else {}
     images = jnp.zeros((1, 64, 64, 3), jnp.float32)
     return shapes_of(ENCODERS[type(config)](config, jnp.float32), images, **options)
+
+
+def clip_text_shapes(config: ClipTextConfig) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of the weights of a CLIP's text tower and of the projections beside it."""
+    shapes = {f"tower/{path}": shape for path, shape in decoder_shapes(config.tower).items()}
+    shapes["text_projection/kernel"] = (config.tower.width, config.embedding)
+    if config.image_width:
+        shapes["image_projection/kernel"] = (config.image_width, config.embedding)
+    return shapes
 
 
 def bridge_shapes(config: ModelConfig, new_tokens: int) -> dict[str, tuple[int, ...]]:

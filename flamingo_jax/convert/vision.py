@@ -240,19 +240,23 @@ def with_pixels(path: pathlib.Path, config: ViTConfig | NFNetConfig) -> ViTConfi
     return dataclasses.replace(config, **pixels)
 
 
-def transformers_rules(config: ViTConfig) -> list[Rule]:
-    """CLIP and SigLIP as transformers names them."""
+def transformers_blocks() -> list[Rule]:
+    """A block of CLIP's and SigLIP's towers, of images and of text, as transformers names it."""
     blocks = norm("layer_norm1", "attention_norm") + norm("layer_norm2", "mlp_norm")
     for name, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
         blocks += linear(f"self_attn.{name}", f"attention/{ours}")
-    blocks += linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
+    return blocks + linear("mlp.fc1", "mlp/up") + linear("mlp.fc2", "mlp/down")
+
+
+def transformers_rules(config: ViTConfig) -> list[Rule]:
+    """CLIP and SigLIP as transformers names them."""
     patch = "transpose" if config.resize == "bilinear_antialias" else "conv"  # NaFlex has a matrix, not a convolution
     return [
         Rule("embeddings.class_embedding", "class", "vector"),
         Rule("embeddings.position_embedding.weight", "positions"),
         *linear("embeddings.patch_embedding", "patch", patch),
         *norm("pre_layrnorm", "pre_norm"),
-        *prefixed(blocks, "encoder.layers.{i}.", "layers/"),
+        *prefixed(transformers_blocks(), "encoder.layers.{i}.", "layers/"),
         *norm("post_layernorm", "norm"),
         Rule("head.probe", "probe", "batch"),
         *_in_proj("head.attention", "pool_attention", config.width),
@@ -305,15 +309,19 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
+def open_clip_blocks(width: int) -> list[Rule]:
+    """A block of OpenCLIP's towers, of images and of text."""
+    blocks = norm("ln_1", "attention_norm") + norm("ln_2", "mlp_norm") + _in_proj("attn", "attention", width)
+    return blocks + linear("mlp.c_fc", "mlp/up") + linear("mlp.c_proj", "mlp/down")
+
+
 def open_clip_rules(config: ViTConfig, prefix: str = "visual.") -> list[Rule]:
-    blocks = norm("ln_1", "attention_norm") + norm("ln_2", "mlp_norm") + _in_proj("attn", "attention", config.width)
-    blocks += linear("mlp.c_fc", "mlp/up") + linear("mlp.c_proj", "mlp/down")
     rules = [
         Rule("class_embedding", "class", "vector"),
         Rule("positional_embedding", "positions"),
         *linear("conv1", "patch", "conv"),
         *norm("ln_pre", "pre_norm"),
-        *prefixed(blocks, "transformer.resblocks.{i}.", "layers/"),
+        *prefixed(open_clip_blocks(config.width), "transformer.resblocks.{i}.", "layers/"),
         *norm("ln_post", "norm"),
         Rule("proj", "projection/kernel"),
     ]

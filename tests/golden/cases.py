@@ -106,6 +106,18 @@ VISION = {
     "open_clip_vit": VIT_16 | dict(model_type="clip_vision_model", intermediate_size=48, projection_dim=20),
 }
 
+# Whole CLIPs: towers of different widths, a context that longer texts are cut to.
+CLIP = {
+    "clip_whole": dict(
+        model_type="clip",
+        projection_dim=10,
+        vision_config=dict(VIT_16, hidden_size=12, num_attention_heads=3, intermediate_size=20),
+        text_config=dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20)
+        | dict(max_position_embeddings=20),
+    )
+}
+MERGES = "t h,th e</w>,a n,an d</w>,i n,in g</w>,o n</w>,c a,ca t</w>,d o,do g</w>".split(",")  # of its tokenizer
+
 NOTES = {
     "llama3": "llama3 rope scaling with all three frequency bands, GQA, tied",
     "llama_yarn": "YaRN with a ramp inside the head, attention factor 0.1 ln(factor) + 1, head_dim 16 != 32 / 4",
@@ -140,5 +152,6 @@ NOTES = {
     "dinov2_registers": "3 registers after CLS, without positions; positions resized bicubic with antialias",
     "dinov3_vit": "3 registers, 2-D rope on patches only, no bias on k",
     "dinov3_vit_gated": "gated MLP with silu, no bias on q, k, v: as the 7B model",
+    "clip_whole": "padded by the end token; eos_token_id 2 in the legacy config means the highest id",
     "open_clip_vit": "quick_gelu (var.gelu_*: same weights, gelu); tokens (CLS too) before ln_post; stray text keys",
 }

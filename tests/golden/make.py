@@ -4,14 +4,17 @@ Needs two CPU cores, no network and a minute or two; always writes the same numb
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors && python tests/golden/make.py [NAME ...]
 
-A case is a directory `language/NAME` or `vision/NAME`: a tiny random checkpoint as the public library writes it, with
-`config.json` in today's spelling and `config_legacy.json` as older files on the hub have it, `io.safetensors` (inputs
-and outputs, float32, eager attention) and `meta.json`. Every weight, norms and biases too, differs from its default.
+A case is a directory `language/NAME`, `vision/NAME` or `clip/NAME`: a tiny random checkpoint as the public library
+writes it, with `config.json` in today's spelling and `config_legacy.json` as older files on the hub have it,
+`io.safetensors` (inputs and outputs, float32, eager attention) and `meta.json`. Every weight, norms and biases too,
+differs from its default.
 
 - Language: `in.input_ids`, `in.attention_mask`, `in.position_ids` (row 0 plain, 1 left-padded, 2 right-padded) ->
   `out.logits`, `out.last_hidden_state`: compare where the mask is 1. `out.generate_greedy_8`: rows 0 and 1, 8 more ids.
 - Vision: `in.pixel_values` (NCHW, normalised) -> `out.last_hidden_state`, `out.pooler_output`; `var.big_*` is another
   resolution.
+- CLIP: `in.picture_N` (uint8 HWC), which the library's processor makes `in.pixel_values`, and the texts of `meta.json`,
+  which its tokenizer makes `in.input_ids`, cut and padded -> `out.image_embeds`, `out.text_embeds`, unit vectors.
 """
 
 import copy
@@ -27,7 +30,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from cases import GLOBAL, LANGUAGE, LEGACY, LOCAL, NOTES, TABLE, VISION, VOCAB
+from cases import CLIP, GLOBAL, LANGUAGE, LEGACY, LOCAL, MERGES, NOTES, TABLE, VISION, VOCAB
 from mosaic_gpt import MosaicGPT
 from safetensors.torch import save_file
 from torch import nn
@@ -90,8 +93,8 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def write_case(folder, tensors):
-    write_json(folder / "meta.json", {"note": NOTES[folder.name], "atol": ATOL})
+def write_case(folder, tensors, **more):
+    write_json(folder / "meta.json", {"note": NOTES[folder.name], "atol": ATOL} | more)
     save_file({k: v.clone() for k, v in tensors.items()}, folder / "io.safetensors")
     (folder / "generation_config.json").unlink(missing_ok=True)
     for file in folder.iterdir():
@@ -241,6 +244,58 @@ def make_open_clip(name, folder, generator):
     return f"tokens std {tensors['out.tokens'].std():.2f}"
 
 
+TEXTS = [
+    "The cat and the dog",
+    "",
+    "a\tdog,  running on the Gr\u00fcner H\u00fcgel!\n",
+    "it's 12 things and the dog and the cat on the mat and the thing on the cat and more",
+    "\u732b \U0001f600 cat",
+]
+
+
+def clip_tokenizer():
+    """CLIP's, of single bytes and a few merges; its two control tokens have the highest ids."""
+    letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
+    letters += [chr(256 + n) for n in range(256 - len(letters))]
+    merges = [tuple(merge.split()) for merge in MERGES]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    return transformers.CLIPTokenizer({name: i for i, name in enumerate(vocabulary)}, merges)
+
+
+def make_clip(name, folder):
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) - 1)
+    tokenizer, config = clip_tokenizer(), copy.deepcopy(CLIP[name])
+    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    config["text_config"] |= dict(vocab_size=len(tokenizer), **ends)
+    side, context = config["vision_config"]["image_size"], config["text_config"]["max_position_embeddings"]
+    model = randomise(build(config, transformers.AutoModel.from_config), name)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size=dict(height=side, width=side)
+    )
+    processor.save_pretrained(folder)
+    shapes = [(16, 16), (40, 23), (17, 31), (9, 12)]
+    pictures = [torch.randint(0, 256, (*shape, 3), generator=generator, dtype=torch.uint8) for shape in shapes]
+    inputs = dict(tokenizer(TEXTS, truncation=True, padding="max_length", max_length=context, return_tensors="pt"))
+    inputs |= processor([picture.numpy() for picture in pictures], return_tensors="pt")
+    result = model(**inputs)
+    legacy = json.loads((folder / "config.json").read_text())
+    legacy["text_config"] |= dict(bos_token_id=0, eos_token_id=2)
+    write_json(folder / "config_legacy.json", legacy | dict(transformers_version="4.31.0", torch_dtype="float32"))
+    for spelling in ("config.json", "config_legacy.json"):
+        again = reload(folder, spelling, transformers.AutoModel)(**inputs)
+        assert (again.text_embeds - result.text_embeds).abs().max() < 1e-6, (name, spelling)
+    assert inputs["attention_mask"].sum(1).tolist()[1::2] == [2, context], inputs["attention_mask"].sum(1)
+    tensors = {f"in.{key}": value for key, value in inputs.items()}
+    tensors |= {f"in.picture_{i}": picture for i, picture in enumerate(pictures)}
+    tensors |= {f"out.{key}": getattr(result, key) for key in ("image_embeds", "text_embeds")}
+    write_case(folder, tensors, texts=TEXTS)
+    alike = result.image_embeds @ result.text_embeds.T
+    return f"similarities {alike.min():.2f} to {alike.max():.2f}"
+
+
 def size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
@@ -250,7 +305,8 @@ def main():
     torch.set_grad_enabled(False)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for tower, cases, make in (("language", LANGUAGE, make_language), ("vision", VISION, make_vision)):
+    kinds = ("language", LANGUAGE, make_language), ("vision", VISION, make_vision), ("clip", CLIP, make_clip)
+    for tower, cases, make in kinds:
         for name in cases:
             if len(sys.argv) == 1 or name in sys.argv[1:]:
                 folder = HERE / tower / name

@@ -15,18 +15,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data.corpus import Corpus, Task, find_files
 from flamingo_jax.data.document import Dropped, Medium, Raw
 from flamingo_jax.data.file import size_of
+from flamingo_jax.data.filters.align import MAX_CELLS, assign
 from flamingo_jax.data.formats import column, tar
 from flamingo_jax.data.formats.lines import parse, read_objects
 from flamingo_jax.data.formats.packed import open_packed
-
-MAX_CELLS = 1_000_000
-"""Of a similarity matrix that is solved; the time to do so grows with the third power of its side."""
 
 MAX_DOCUMENT = 200_000_000
 """Bytes of one document of OpenFlamingo's, which holds its images."""
@@ -149,8 +146,8 @@ def _assign(images: list[dict], matrix: Any, sentences: int) -> list[int | None]
     found: list[int | None] = [int(row.argmax()) if np.isfinite(row).all() else None for row in similarities]
     stored = ["image_base64" in image for image in images]
     usable = [i for i, match in enumerate(found) if match is not None and (stored[i] or not any(stored))]
-    for row, match in zip(*linear_sum_assignment(similarities[usable], maximize=True), strict=True):
-        found[usable[row]] = int(match)
+    for number, match in zip(usable, assign(similarities[usable]), strict=True):
+        found[number] = int(match)
     return found
 
 

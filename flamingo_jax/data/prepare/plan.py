@@ -13,8 +13,8 @@ from flamingo_jax import config as configs
 from flamingo_jax.config import CorpusConfig, suggest
 from flamingo_jax.data.corpus import Task, root_of
 from flamingo_jax.data.formats import FORMATS
+from flamingo_jax.data.prepare.state import PLAN
 
-FILE = "plan.json"
 SHARD_BYTES = 64_000_000  # of raw files
 MAX_SHARDS = 1024
 
@@ -34,6 +34,11 @@ class Plan:
     def name(self, index: int) -> str:
         """A shard's file, without its suffix."""
         return f"{index:05d}-of-{len(self.shards):05d}"
+
+    @property
+    def names(self) -> list[str]:
+        """All shards' files."""
+        return [self.name(index) for index in range(len(self.shards))]
 
     def number(self, index: int) -> int:
         """The number of a shard's first task."""
@@ -63,7 +68,7 @@ def make_plan(options: CorpusConfig) -> Plan:
 
 
 def to_json(plan: Plan) -> str:
-    """The plan as text, which ``load_plan`` reads."""
+    """The plan as text."""
     shards = [[dataclasses.astuple(task) for task in tasks] for tasks in plan.shards]
     return json.dumps({"options": dataclasses.asdict(plan.options), "root": plan.root, "shards": shards})
 
@@ -74,9 +79,14 @@ def fingerprint(plan: Plan) -> str:
     return hashlib.sha256(to_json(same).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def from_json(text: str) -> Plan:
+    """The inverse of ``to_json``."""
+    fields = json.loads(text)
+    shards = tuple(tuple(Task(*task) for task in tasks) for tasks in fields["shards"])
+    return Plan(configs.build(fields["options"], CorpusConfig, "options"), fields["root"], shards)
+
+
 @functools.lru_cache(maxsize=1)
 def load_plan(target: str) -> Plan:
     """The plan of a preparation that has begun at ``target``."""
-    fields = json.loads((epath.Path(target) / FILE).read_text())
-    shards = tuple(tuple(Task(*task) for task in tasks) for tasks in fields["shards"])
-    return Plan(configs.build(fields["options"], CorpusConfig, "options"), fields["root"], shards)
+    return from_json((epath.Path(target) / PLAN).read_text())

@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from etils import epath
@@ -78,6 +78,11 @@ def write_shard(target: str, index: int, report: Report) -> None:
         for number, raw in _raws(plan, target, index, report)
         for outcome in ([raw] if isinstance(raw, Dropped) else make(raw, number))
     )
+    write_outcomes(target, name, outcomes, tally)
+
+
+def write_outcomes(target: str, name: str, outcomes: Iterable[Document | Dropped], tally: Tally) -> None:
+    """Writes the documents, the list of what is damaged and, when it is all there, the .json that says so."""
     entry = record.write_file(f"{target}/{name}.array_record", map(encode, tally.filter(outcomes)))
     if tally.listed:
         write_whole(f"{target}/{name}.bad.jsonl", "".join(tally.listed))
@@ -142,7 +147,7 @@ class Tally:
         self.listed: list[str] = []
         self._max_bad = max_bad
 
-    def filter(self, outcomes: Iterator[Document | Dropped]) -> Iterator[Document]:
+    def filter(self, outcomes: Iterable[Document | Dropped]) -> Iterator[Document]:
         """Passes documents on and counts the rest. Raises ValueError past the share of damaged input."""
         report = self.report
         for outcome in outcomes:
