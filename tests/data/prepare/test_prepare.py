@@ -77,7 +77,7 @@ def test_pages_become_documents_and_every_drop_is_counted(site, tmp_path):
         "page without images": 2,
     }
     assert set(report["first_drops"]) == set(report["drops"])
-    assert report["first_drops"]["image too small"] == "000.html: file:///static/icon.png: 32 x 32 pixels"
+    assert report["first_drops"]["image too small"] == "000.html: static/icon.png: 32 x 32 pixels"
     total = sum(path.stat().st_size for path in site.glob("*.html"))
     assert seen[-1] == (total, total) and len(seen) > 1
     source = record.Source(tmp_path / "set")
