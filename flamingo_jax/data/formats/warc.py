@@ -85,7 +85,8 @@ def _page(record: WarcRecord, find: Callable[[str], bytes | Dropped], source: st
     data = _content(record, html.MAX_BYTES)
     if isinstance(data, str):
         return Dropped("page damaged", f"{place}: {data}", bad=True)
-    return html.page(data, address, find, address or f"{source}@{record.stream_pos}", source)
+    charset = record.http_charset if record.is_http else None
+    return html.page(data, address, find, address or f"{source}@{record.stream_pos}", source, charset)
 
 
 def _find(

@@ -45,6 +45,13 @@ def test_pages_with_images_of_the_same_archive(tmp_path, compress):
     assert report["drops"] == {"medium elsewhere": 1, "page left without images": 1}
 
 
+def test_the_servers_encoding_goes_before_the_pages(tmp_path):
+    body = "<meta charset=utf-8><img src=/i/0.png>\u041f\u0440\u0438\u0432\u0435\u0442".encode("cp1251")
+    image = response("https://a.example/i/0.png", picture(0), "image/png")
+    data = image + response("https://a.example/1.html", body, "text/html; charset=windows-1251")
+    assert [document.text for document in run(tmp_path, data)[1]] == ["\u041f\u0440\u0438\u0432\u0435\u0442"]
+
+
 def test_images_of_a_folder(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "url.csv").write_text("url,file\nhttps://a.example/i/0.png,0.png\n")
