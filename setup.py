@@ -32,6 +32,7 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12",
         "pillow>=11.3",
+        "protobuf",
         "pyarrow",
         "safetensors",
         "scipy",
@@ -46,7 +47,6 @@ setup(
         "beam": ["apache-beam"],
         "tpu": ["jax[tpu]"],
         "torch": ["torch"],
-        "sentencepiece": ["sentencepiece", "protobuf"],
-        "test": ["apache-beam", "chex", "pytest", "pytest-xdist", "ruff", "sentencepiece", "protobuf"],
+        "test": ["apache-beam", "chex", "pytest", "pytest-xdist", "ruff", "sentencepiece"],
     },
 )

@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from flamingo_jax.convert import sentencepiece
 from flamingo_jax.convert.public import read_json
 from flamingo_jax.data.tokenizer import BOS, EOC, IMAGE, PAD, ROLES, SPECIALS, Tokenizer
 
@@ -54,10 +55,6 @@ def _backend(folder: pathlib.Path) -> tokenizers.Tokenizer | None:
         if all(file.exists() for file in files):
             try:
                 return build(*files)
-            except ImportError:
-                raise ValueError(
-                    f"{files[0]} is sentencepiece's; install sentencepiece to read it, or use a tokenizer.json."
-                ) from None
             except Exception as error:  # the libraries raise bare Exceptions
                 raise ValueError(f"{files[0]} is no whole file of a tokenizer: {error}.") from None
     return None
@@ -90,14 +87,11 @@ def _from_vocabulary(vocabulary: pathlib.Path, merges: pathlib.Path) -> tokenize
 
 def _from_sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
     """sentencepiece's pairs (LLaMA) or unigrams."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
+    proto = sentencepiece.parse(file.read_bytes())
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
-    unknown = next(i for i, piece in enumerate(proto.pieces) if piece.type == kinds.UNKNOWN)
+    unknown = next(i for i, piece in enumerate(proto.pieces) if piece.type == sentencepiece.UNKNOWN)
     fallback = proto.trainer_spec.byte_fallback
-    if proto.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE:
+    if proto.trainer_spec.model_type == sentencepiece.BPE:
         vocabulary = {piece: i for i, (piece, _) in enumerate(pieces)}
         backend = tokenizers.Tokenizer(
             models.BPE(
@@ -121,9 +115,9 @@ def _from_sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    own = [piece.piece for piece in proto.pieces if piece.type == kinds.USER_DEFINED]
+    own = [piece.piece for piece in proto.pieces if piece.type == sentencepiece.USER_DEFINED]
     backend.add_tokens([AddedToken(name, normalized=False) for name in own])
-    control = [piece.piece for piece in proto.pieces if piece.type in (kinds.CONTROL, kinds.UNKNOWN)]
+    control = [piece.piece for piece in proto.pieces if piece.type in (sentencepiece.CONTROL, sentencepiece.UNKNOWN)]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in control])
     return _with_added(backend, file.parent)
 
