@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgpack
 
@@ -72,8 +73,7 @@ class Dropped:
             object.__setattr__(self, "place", f"{self.place[:600]} ... {self.place[-395:]}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Medium:
+class Medium(NamedTuple):  # a page has hundreds, and this is the quickest to make
     """The file of an image or a clip. name: its address or path, for the report. read: its content, or why not."""
 
     name: str

@@ -11,7 +11,7 @@ UNSPACED = frozenset("bo dz ja km lo my th wuu yue zh".split())
 
 # Characters of each of the pieces of a text that are looked at, at first, and then while no language is likely enough:
 # it takes time in proportion.
-_PIECES, _SIZES = 4, (32, 128, 512)
+_PIECES, _SIZES = 4, (32, 64, 128, 512)
 
 
 def identify(text: str, wanted: float) -> tuple[str, float]:
