@@ -41,7 +41,7 @@ def sentences() -> list[str]:
 
 
 def make_page(seed: int, text: int, elements: int) -> bytes:
-    """A page of so many elements with about ``text`` characters of prose. Raises ValueError when it becomes too long."""
+    """A page of so many elements and characters of prose. Raises ValueError when they do not fit into ``SIZE``."""
     rng = random.Random(seed)
     drawn = iter(rng.sample(sentences(), len(sentences())))
     head = [f"<title>{next(drawn)}</title>", '<meta charset="utf-8">', '<link rel="canonical" href="/a-page">']
@@ -125,7 +125,7 @@ def main() -> None:
         characters.append(len(document.text))
         words.append(len(document.text.split()))
     print(
-        f"{len(pages)} pages of {SIZE} bytes: {options.elements} elements, with texts {statistics.mean(nodes):.0f} nodes, "
+        f"{len(pages)} pages of {SIZE} bytes: {options.elements} elements ({statistics.mean(nodes):.0f} nodes), "
         f"{IMAGES} images, {statistics.mean(characters):.0f} characters, {statistics.mean(words):.0f} words"
     )
     works = {"parse alone": LexborHTMLParser, "extraction": extract, "extraction + filters": prepare}
