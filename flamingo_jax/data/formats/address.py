@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urljoin
 
+from selectolax.lexbor import LexborNode
+
 MAX_CANDIDATES = 32
 """Addresses of one image that are tried; a ``srcset`` holds a handful."""
 
-Image = tuple[Mapping[str, str | None], ...]
-"""The attributes of an ``<img>``, and then those of each ``<source>`` of its ``<picture>``."""
+Image = tuple[LexborNode | Mapping[str, str | None], ...]
+"""An ``<img>``, and then the attributes of each ``<source>`` of its ``<picture>``."""
 
 # Where lazy loaders keep the address while ``src`` shows a placeholder; then sets of sizes; then the plain one.
 _LAZY = ("data-src", "data-lazy-src", "data-original", "data-lazy", "data-actualsrc", "data-original-src")
@@ -22,7 +24,8 @@ _DESCRIPTOR = re.compile(r"[^,]*")
 
 def name(image: Image) -> str:
     """A short name of an image, as its page has it."""
-    return image[0].get("data-src") or image[0].get("src") or "<img>"
+    own = image[0].attributes
+    return own.get("data-src") or own.get("src") or "<img>"
 
 
 def absolute(image: Image, base: str) -> tuple[str, ...]:
@@ -30,7 +33,8 @@ def absolute(image: Image, base: str) -> tuple[str, ...]:
 
     ``data:`` images are placeholders or ornaments and not among them.
     """
-    own, *sources = image
+    element, *sources = image
+    own = element.attributes
     found = [own.get(attribute) or "" for attribute in _LAZY]
     found += _of_sets(own) + [own.get("src") or ""]
     for source in sources:

@@ -6,18 +6,18 @@ Navigation, headers, footers, asides, advertisements, scripts and hidden parts a
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from flamingo_jax.data.corpus import Corpus, Task
-from flamingo_jax.data.document import Dropped, Medium, Raw
+from flamingo_jax.data.document import Dropped, Raw
 from flamingo_jax.data.file import open_file
 from flamingo_jax.data.formats import address
 from flamingo_jax.data.formats.charset import to_utf8
@@ -66,7 +66,7 @@ class Page:
     Attributes:
         text: paragraphs separated by line feeds, white space within them collapsed to single spaces.
         positions: per image the offset in ``text`` that it stands before, ascending.
-        images: per image what it says about its address: see ``address.absolute``.
+        images: the images' elements: see ``address.absolute``.
         base: the address that those of the images are relative to.
     """
 
@@ -74,6 +74,28 @@ class Page:
     positions: tuple[int, ...]
     images: tuple[address.Image, ...]
     base: str
+
+
+class _Picture(NamedTuple):
+    """A ``Medium`` that looks at its element only when it is asked."""
+
+    image: address.Image
+    base: str
+    find: Callable[[str], bytes | Dropped]
+
+    @property
+    def name(self) -> str:
+        return address.name(self.image)
+
+    def read(self) -> bytes | Dropped:
+        """The first of the image's addresses that is there; else what happened to the best of them."""
+        reasons = []
+        for place in address.absolute(self.image, self.base):
+            found = self.find(place)
+            if not isinstance(found, Dropped):
+                return found
+            reasons.append(found)
+        return reasons[0] if reasons else Dropped("image without address", "an <img> without address")
 
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
@@ -107,9 +129,8 @@ def page(
         found = extract(data, url, charset)
     except ValueError as error:
         return Dropped("page too complex", f"{key}: {error}", bad=True)
-    base = found.base
-    media = [Medium(address.name(image), functools.partial(_read, find, image, base)) for image in found.images]
-    return Raw(key, found.text, found.positions, tuple(media), source, clip=False)
+    media = tuple([_Picture(image, found.base, find) for image in found.images])
+    return Raw(key, found.text, found.positions, media, source, clip=False)
 
 
 def extract(data: bytes, url: str, charset: str | None = None) -> Page:
@@ -130,22 +151,17 @@ def _take_apart(tree: LexborHTMLParser, tags: int) -> tuple[str, tuple[address.I
     """(text with marks, images, the page's own base address).
 
     Python looks at every element once: unwanted ones are emptied, images become marks, and what stays in the line is
-    dissolved, so that the text nodes that are left are the paragraphs. The parser's own code does the rest.
+    dissolved, so that the text nodes that are left are the paragraphs. The parser's own code does the rest. Attributes
+    of images are not read yet: it would take a quarter of the time, and most pages are dropped for their text.
     """
+    if next(itertools.islice(tree.root.traverse(), 1000 + _NODES_PER_TAG * tags, None), None) is not None:
+        raise ValueError(f"its {tags} tags make more than {_NODES_PER_TAG} times as many elements")
     inline, preformatted, shown, images, sources, base = [], [], [], [], [], None
-    kind_of, walk = KINDS.get, tree.root.traverse()
-    for node in itertools.islice(walk, 1000 + _NODES_PER_TAG * tags):
+    unwanted, kind_of = _find_unwanted(tree), KINDS.get
+    for node in tree.root.traverse():
         kind = kind_of(node.tag_id, INLINE)
-        if kind < DROPPED:
-            attributes = node.attributes
-            if attributes and (
-                ("class" in attributes and HAS_DROPPED_NAME[attributes["class"]] and kind != WHOLE)
-                or ("id" in attributes and HAS_DROPPED_NAME[attributes["id"]] and kind != WHOLE)
-                or ("style" in attributes and hides(attributes["style"]))
-                or "hidden" in attributes
-                or ("role" in attributes and is_dropped_role(attributes["role"]))
-            ):
-                kind = DROPPED_BLOCK if kind in PARTING else DROPPED
+        if kind < DROPPED and node.mem_id in unwanted:
+            kind = DROPPED_BLOCK if kind in PARTING else DROPPED
         if kind == BLOCK:
             continue
         if kind == INLINE:
@@ -153,7 +169,7 @@ def _take_apart(tree: LexborHTMLParser, tags: int) -> tuple[str, tuple[address.I
         elif kind == IMAGE:
             shown.append(node)
             in_picture = sources and kind_of(node.parent.tag_id) == PICTURE
-            images.append((attributes, *sources) if in_picture else (attributes,))
+            images.append((node, *sources) if in_picture else (node,))
         elif kind >= DROPPED:
             if kind == HEAD and (found := node.css_first("base[href]")) is not None:
                 base = found.attributes["href"]
@@ -168,11 +184,9 @@ def _take_apart(tree: LexborHTMLParser, tags: int) -> tuple[str, tuple[address.I
             if kind == PICTURE:
                 sources = []
             elif kind == SOURCE and len(sources) < address.MAX_CANDIDATES:
-                sources.append(attributes)
+                sources.append(node.attributes)
             elif kind == BASE and base is None:
-                base = attributes.get("href")
-    if next(walk, None) is not None:
-        raise ValueError(f"its {tags} tags make more than {_NODES_PER_TAG} times as many elements")
+                base = node.attributes.get("href")
     for node in shown:
         node.replace_with(_MARK)
     for node in inline:  # outer ones first: each child then moves once
@@ -180,6 +194,18 @@ def _take_apart(tree: LexborHTMLParser, tags: int) -> tuple[str, tuple[address.I
     tree.root.merge_text_nodes()
     _part_lines(preformatted)
     return tree.root.text(separator=_PARAGRAPH, strip=True), tuple(images), base
+
+
+def _find_unwanted(tree: LexborHTMLParser) -> set[int]:
+    """The elements whose attributes say that they are hidden or of no interest."""
+    unwanted = set()
+    for node in tree.css("[hidden],[style],[role]"):
+        attributes = node.attributes
+        if "hidden" in attributes or hides(attributes.get("style")) or is_dropped_role(attributes.get("role")):
+            unwanted.add(node.mem_id)
+    named = [node for node in tree.css("[class]") if HAS_DROPPED_NAME[node.attrs["class"]]]
+    named += [node for node in tree.css("[id]") if HAS_DROPPED_NAME[node.id]]
+    return unwanted.union([node.mem_id for node in named if KINDS.get(node.tag_id) != WHOLE])
 
 
 def _parse(html: bytes, tags: int) -> LexborHTMLParser:
@@ -246,14 +272,3 @@ def _collapse(text: str) -> str:
     space = data == ord(" ")
     again = space[1:] & space[:-1]
     return data[np.append(True, ~again)].tobytes().decode() if again.any() else text
-
-
-def _read(find: Callable[[str], bytes | Dropped], image: address.Image, base: str) -> bytes | Dropped:
-    """The first image that is there; else what happened to the best of the addresses."""
-    reasons = []
-    for place in address.absolute(image, base):
-        found = find(place)
-        if not isinstance(found, Dropped):
-            return found
-        reasons.append(found)
-    return reasons[0] if reasons else Dropped("image without address", "an <img> without address")
