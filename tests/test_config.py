@@ -72,6 +72,9 @@ def test_json_is_stable():
         ("order", ("language", "contrastive", "contrastive"), r"config\.order names 'contrastive' twice"),
         ("stages.flamingo.optimizer.rates", {"language": 0.1}, r"rates names 'language', which config\.model\.frozen"),
         ("datasets.vtp.fps", 0.0, r"config\.datasets\.vtp\.fps must be at least"),
+        ("datasets.vtp.quality", 500, r"config\.datasets\.vtp: quality=500 is more than a JPEG's 100"),
+        ("datasets.m3w.text", {"max_top_ngram": {"2": 1.5}}, r"m3w\.text: max_top_ngram\.2 must be a share"),
+        ("datasets.m3w.text", {"language_score": 1.5}, r"m3w\.text\.language_score must be a share"),
     ],
 )
 def test_senseless_sizes_are_named(path, value, message):

@@ -40,16 +40,21 @@ _AT_LEAST = (
         "media warmup text_shots weight expansion window first graft".split(),
         0,
     )
-    | dict.fromkeys("shards image_copies paragraph_copies distance min_words".split(), 0)
+    | dict.fromkeys("shards image_copies paragraph_copies distance side deviation quality".split(), 0)
+    | dict.fromkeys("min_words max_words min_word_length max_word_length max_symbols min_stop_words".split(), 0)
+    | dict.fromkeys(["aspect"], 1)
     | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
     | dict.fromkeys("position_offset registers projection".split(), 0)
     | dict.fromkeys("learning_rate clip epsilon softcap clip_qkv logit_softcap attention_scale".split(), 0)
     | dict.fromkeys("alibi_max variance_floor variance_epsilon magnitude original_length".split(), 0)
     | dict.fromkeys("fps embedding_scale residual_scale logit_scale temperature rope_theta std".split(), 1e-9)
 )
-_SHARES = frozenset(
-    "stochastic_depth label_smoothing decay_fraction p_next leading_space max_bad b1 b2".split()
-)  # 0 to 1
+_SHARES = frozenset(  # 0 to 1
+    """
+    stochastic_depth label_smoothing decay_fraction p_next leading_space max_bad b1 b2 language_score max_bullets
+    max_ellipses min_alphabetic max_repeated_lines max_repeated_line_characters
+    """.split()
+)
 _MAY_BE_ZERO = {(ResamplerConfig, "frames"), (LanguageConfig, "head_size")}  # none, and the usual one
 
 

@@ -45,7 +45,7 @@ class TextRules:
     ``data/filters/text.py`` says what a word is, and what becomes of languages written without spaces.
 
     Raises:
-        ValueError: a language that is no such code, an n that is no positive integer.
+        ValueError: a language that is no such code, an n that is no positive integer, a share that is none.
     """
 
     formats: tuple[str, ...] = ("html", "warc")
@@ -72,9 +72,11 @@ class TextRules:
             if not re.fullmatch("[a-z]{2,3}", code):
                 raise ValueError(f"languages has {code!r}; give codes of two or three letters, such as 'en'.")
         for name in ("max_top_ngram", "max_repeated_ngram"):
-            for n in getattr(self, name):
+            for n, share in getattr(self, name).items():
                 if not re.fullmatch("[1-9][0-9]{0,2}", str(n)):
                     raise ValueError(f"{name} has {n!r}; give how many words an n-gram has, such as '5'.")
+                if not 0 <= share <= 1:
+                    raise ValueError(f"{name}.{n} must be a share, 0 to 1, but is {share}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,9 @@ class CorpusConfig:
     fps, max_frames: of clips, frames per second and the most that are kept.
     shards: files of the dataset; 0 takes one for every 64 MB of raw files, 1024 at most.
     max_bad: share of documents and media that may be damaged before the preparation stops.
+
+    Raises:
+        ValueError: a quality that JPEG does not have.
     """
 
     format: str
@@ -137,3 +142,7 @@ class CorpusConfig:
     image: ImageRules = ImageRules()
     text: TextRules = TextRules()
     duplicates: DuplicateRules = DuplicateRules()
+
+    def __post_init__(self):
+        if self.quality > 100:
+            raise ValueError(f"quality={self.quality} is more than a JPEG's 100.")
