@@ -14,6 +14,7 @@ setup(
     packages=find_packages(include=["flamingo_jax", "flamingo_jax.*"]),
     install_requires=[
         "absl-py",
+        "ada-url",
         "array-record",
         "av>=14.1",
         "etils[epath]",

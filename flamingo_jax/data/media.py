@@ -21,6 +21,7 @@ from flamingo_jax.data.corpus import find_files
 from flamingo_jax.data.document import Dropped
 from flamingo_jax.data.file import open_file, write_whole
 from flamingo_jax.data.formats import tar
+from flamingo_jax.data.formats.address import canonical
 from flamingo_jax.data.formats.packed import Damaged, damage
 
 MAX_BYTES = 500_000_000
@@ -30,25 +31,31 @@ _ENTRY = np.dtype([("address", "u8"), ("file", "u4"), ("offset", "u8"), ("size",
 
 
 def in_folder(folder: str) -> Callable[[str], bytes | Dropped]:
-    """Finds names relative to ``folder``, and ``file:`` addresses, whose root the folder stands for."""
+    """Finds names relative to ``folder``, ``file:`` addresses, whose root the folder stands for, and others at
+    HOST/PATH in it, where ``wget --mirror`` and browsers' tools put them.
+    """
     return functools.partial(_in_folder, folder)
 
 
 def _in_folder(folder: str, address: str) -> bytes | Dropped:
+    name, is_mirrored = address, False
     if "://" in address:
         try:
             parts = urlsplit(address)
         except ValueError:
             return Dropped("medium elsewhere", address)
-        if parts.scheme != "file" or parts.netloc:
+        is_mirrored = parts.scheme in ("http", "https")
+        if not is_mirrored and (parts.scheme != "file" or parts.netloc):
             return Dropped("medium elsewhere", address)
-        address = unquote(parts.path)
-    name = address.lstrip("/")
-    # urljoin cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine, or of
-    # another one.
+        name = f"{parts.netloc}/{unquote(parts.path)}"
+    name = name.lstrip("/")
+    # A browser cannot leave the root, but an encoded "%2e%2e" can; nor may a page read other files of this machine, or
+    # of another one.
     if ".." in name.replace("\\", "/").split("/") or "\0" in name or "://" in name:
         return Dropped("medium elsewhere", address)
-    return _read(os.path.join(folder, name), 0, -1, name)
+    found = _read(os.path.join(folder, name), 0, -1, name)
+    is_missing = isinstance(found, Dropped) and found.reason == "medium missing"
+    return Dropped("medium elsewhere", address) if is_missing and is_mirrored else found
 
 
 def _read(path: str, offset: int, size: int, place: str) -> bytes | Dropped:
@@ -112,7 +119,8 @@ def write_index(source: str, path: str) -> None:
 
 
 def _hash(address: str) -> int:
-    return int.from_bytes(hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+    data = canonical(address).encode("utf-8", "replace")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def _entries(path: str) -> Iterator[tuple[str, str, int, int]]:

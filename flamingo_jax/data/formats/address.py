@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urljoin
 
+import ada_url
 from selectolax.lexbor import LexborNode
 
 MAX_CANDIDATES = 32
@@ -69,8 +69,20 @@ def srcset(value: str) -> list[str]:
 
 
 def join(base: str, address: str) -> str:
-    """An address as a browser resolves it, "" if it is none."""
+    """An address as a browser requests it (WHATWG URL standard), "" if it is none."""
     try:
-        return urljoin(base, address)
-    except ValueError:  # e.g. a bracket where a host should be
-        return ""
+        found = ada_url.join_url(base, address)
+    except ValueError:
+        try:
+            found = ada_url.normalize_url(address)  # the page's own address may be none
+        except ValueError:  # e.g. a bracket where a host should be
+            return "" if "://" in base else address
+    return found.partition("#")[0]
+
+
+def canonical(address: str) -> str:
+    """The one form of an address's several spellings; what is no absolute address stays as it is."""
+    try:
+        return ada_url.normalize_url(address).partition("#")[0]
+    except ValueError:
+        return address

@@ -16,6 +16,7 @@ from flamingo_jax.data.corpus import Corpus, Task
 from flamingo_jax.data.document import Dropped, Raw
 from flamingo_jax.data.file import open_file
 from flamingo_jax.data.formats import html
+from flamingo_jax.data.formats.address import canonical
 
 MAX_IMAGE = 50_000_000
 """Bytes of an image; a longer one is damaged or a bomb."""
@@ -33,7 +34,7 @@ def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
         places = {}
         for record in records(file):
             if isinstance(record, WarcRecord) and _type(record).startswith("image/"):  # damage is told of below
-                places.setdefault(_address(record), record.stream_pos)
+                places.setdefault(canonical(_address(record)), record.stream_pos)
         find = functools.partial(_find, images, places, corpus.find)
         for record in records(file):
             if not isinstance(record, WarcRecord):
@@ -92,7 +93,7 @@ def _page(record: WarcRecord, find: Callable[[str], bytes | Dropped], source: st
 def _find(
     file: BinaryIO, places: dict[str, int], elsewhere: Callable[[str], bytes | Dropped], address: str
 ) -> bytes | Dropped:
-    """An image by its address: in the archive, or where the corpus says."""
+    """An image by its canonical address: in the archive, or where the corpus says."""
     if address not in places:
         return elsewhere(address)
     file.seek(places[address])

@@ -170,11 +170,11 @@ def test_the_title_is_not_text():
 @pytest.mark.parametrize(
     ("tag", "head", "expected"),
     [
-        ("<img src='a b.jpg'>", "", ["file:///blog/a b.jpg"]),
+        ("<img src='a b.jpg'>", "", ["file:///blog/a%20b.jpg"]),
         ("<img src=' ../x/./a.jpg\n'>", "", ["file:///x/a.jpg"]),
         ("<img src=/a.jpg>", "", ["file:///a.jpg"]),
         ("<img src=../../../../a.jpg>", "", ["file:///a.jpg"]),
-        ("<img src=a.jpg?v=2#top>", "", ["file:///blog/a.jpg?v=2#top"]),
+        ("<img src=a.jpg?v=2#top>", "", ["file:///blog/a.jpg?v=2"]),
         ("<img src=//cdn.example/a.jpg>", "", ["file://cdn.example/a.jpg"]),
         ("<img src=a.jpg>", "<base href=img/>", ["file:///blog/img/a.jpg"]),
         ("<img src=a.jpg>", "<base href='https://x.example/y/z'>", ["https://x.example/y/a.jpg"]),
@@ -201,6 +201,8 @@ def test_the_title_is_not_text():
         ("<img>", "", []),
         ("<img src>", "", []),
         ("<img src='http://[x'>", "", []),
+        ("<img src='img\\\u00fc.jpg'>", "", ["file:///blog/img/%C3%BC.jpg"]),
+        ("<img src='HTTPS://X.Example:443/a.jpg#top'>", "", ["https://x.example/a.jpg"]),
     ],
 )
 def test_addresses_are_a_browsers(tag, head, expected):

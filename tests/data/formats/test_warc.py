@@ -62,6 +62,26 @@ def test_images_of_a_folder(tmp_path):
     assert report["drops"] == {"medium missing": 1, "page left without images": 1}
 
 
+def test_images_of_a_mirror(tmp_path):
+    """A folder that holds HOST/PATH."""
+    place = tmp_path / "images" / "a.example" / "i"
+    place.mkdir(parents=True)
+    (place / "0 1.png").write_bytes(picture(0))
+    data = response("https://a.example/1.html", page(1, "/i/0 1.png")) + response("https://a.example/2.html", page(2))
+    report, documents = run(tmp_path, data, images=f"{tmp_path}/images")
+    assert [document.text for document in documents] == ["before 1\nafter 1"]
+    assert report["drops"] == {"medium elsewhere": 1, "page left without images": 1}
+
+
+def test_images_are_found_by_any_spelling_of_their_address(tmp_path):
+    stored = ["a.jpg", "my%20photo.jpg", "%C3%BC.jpg", "caps.jpg", "up.jpg"]
+    named = ["a.jpg#top", "my photo.jpg", "\u00fc.jpg", "//EX.com:443/caps.jpg", "..\\up.jpg"]
+    data = b"".join(response(f"https://ex.com/{name}", picture(i), "image/png") for i, name in enumerate(stored))
+    data += b"".join(response(f"https://ex.com/{i}.html", page(i, name)) for i, name in enumerate(named))
+    report, documents = run(tmp_path, data)
+    assert [len(document.media) for document in documents] == [1] * 5 and not report["drops"]
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, bytes], ids=["gzip", "plain"])
 def test_damaged_members_are_passed_over(tmp_path, compress):
     """One that is cut off, one of other bytes, and the end of the file: what is between them is read."""
