@@ -77,31 +77,32 @@ class Duplicates:
     """
 
     def __init__(self, found: np.ndarray, evaluation: np.ndarray, distance: int):
-        self._found = {key: task for key, _, task in found.tolist()}
+        self._keys, self._tasks = (np.ascontiguousarray(found[field]) for field in ("key", "task"))
         self._evaluation, self._distance = evaluation, distance
         self._written: set[int] = set()  # of pages that occur more often, those that are in the dataset already
 
     def is_repeated_page(self, raw: Raw, task: int) -> bool:
         """Whether the page is, or will be, in the dataset already: of equal ones the first of all tasks is kept."""
-        key = _hash(PAGE, raw.key.encode("utf-8", "replace")) if self._found else None
-        if key not in self._found:
+        key = _hash(PAGE, raw.key.encode("utf-8", "replace"))
+        if (first := self._first_task(key)) is None:
             return False
-        first = self._found[key] == task and key not in self._written
+        if first != task or key in self._written:
+            return True
         self._written.add(key)
-        return not first
+        return False
 
     def is_repeated_image(self, digest: bytes) -> bool:
         """Whether images with these bytes, whose hash is ``digest``, occur too often."""
-        return bool(self._found) and _hash(IMAGE, digest) in self._found
+        return self._first_task(_hash(IMAGE, digest)) is not None
 
     def without_repeated_paragraphs(self, raw: Raw) -> Raw:
         """The page without the lines that its site repeats; images stay where they stood."""
-        if not self._found:
+        if not len(self._keys):
             return raw
         site, lines, positions, start, shift = _site(raw.key), [], list(raw.positions), 0, 0
         for line in raw.text.split("\n"):
             end = start + len(line) + 1
-            gone = _hash(PARAGRAPH, f"{site}\n{line}".encode("utf-8", "replace")) in self._found
+            gone = self._first_task(_hash(PARAGRAPH, f"{site}\n{line}".encode("utf-8", "replace"))) is not None
             for i, position in enumerate(raw.positions):
                 if start <= position < end:
                     positions[i] = start - shift if gone else position - shift
@@ -112,6 +113,11 @@ class Duplicates:
             start = end
         text = "\n".join(lines)
         return dataclasses.replace(raw, text=text, positions=tuple(min(p, len(text)) for p in positions))
+
+    def _first_task(self, key: int) -> int | None:
+        """The first task in which something occurs that occurs too often; None for what does not."""
+        at = int(np.searchsorted(self._keys, np.uint64(key)))
+        return int(self._tasks[at]) if at < len(self._keys) and int(self._keys[at]) == key else None
 
     def looks_like_evaluation(self, stored: bytes) -> bool:
         """Whether a stored image looks like one of a benchmark's."""

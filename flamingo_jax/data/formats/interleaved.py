@@ -21,6 +21,8 @@ ROLES = {
     "address": ("general_metadata", "url"),  # JSON (OBELICS), a struct (OmniCorpus); a text of its own (MINT-1T)
 }
 OPTIONAL = ("address",)
+# What OBELICS has where a page goes on to another topic, or texts to read elsewhere begin; it trains on an end there.
+_END = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 _IMAGES = 2.5  # a page's on average (OBELICS)
 
 
@@ -30,21 +32,36 @@ def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
 
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
-    """A page per row; a Dropped for each row that is damaged."""
+    """The pages of each row, nearly always one; a Dropped for each row that is damaged."""
     source, folder = corpus.name(task.path), corpus.folder(task.path)
     for item in parquet.rows(task, corpus.options, ROLES, source, OPTIONAL):
         if isinstance(item, Dropped):
             yield item
             continue
         place, row = item
-        yield page(
-            _address(row.get("address")) or place,
-            place,
-            row["images"],
-            row["texts"],
-            lambda cell, number, place=place: column.medium(cell, f"{place}, image {number}", folder, corpus.find),
-            source,
-        )
+        key = _address(row.get("address")) or place
+        for part, (images, texts) in enumerate(_split(row["images"], row["texts"])):
+            yield page(
+                f"{key}#{part}" if part else key,
+                place,
+                images,
+                texts,
+                lambda cell, number, place=place: column.medium(cell, f"{place}, image {number}", folder, corpus.find),
+                source,
+            )
+
+
+def _split(images: Any, texts: Any) -> list[tuple[Any, Any]]:
+    """The two lists of a row, cut where a text says that another document begins."""
+    if not _are_parallel(images, texts):
+        return [(images, texts)]
+    parts = [([], [])]
+    for image, text in zip(images, texts, strict=True):
+        first, *others = text.split(_END) if isinstance(text, str) else (text,)
+        parts[-1][0].append(image)
+        parts[-1][1].append(first)
+        parts += [([None], [other]) for other in others]
+    return parts
 
 
 def page(
@@ -59,7 +76,7 @@ def page(
         medium: (item of ``images``, how many images came before it) -> the file.
         source: see ``Raw``.
     """
-    if not (_is_list(images) and _is_list(texts) and len(images) == len(texts)):
+    if not _are_parallel(images, texts):
         return Dropped("page damaged", f"{place}: images and texts are no lists of equal length", bad=True)
     parts, positions, media, length = [], [], [], 0
     for image, text in zip(images, texts, strict=True):
@@ -75,8 +92,9 @@ def page(
     return Raw(key, text, tuple(min(p, len(text)) for p in positions), tuple(media), source, clip=False)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+def _are_parallel(*values: Any) -> bool:
+    are_lists = all(isinstance(value, Sequence) and not isinstance(value, (str, bytes)) for value in values)
+    return are_lists and len({len(value) for value in values}) == 1
 
 
 def _address(cell: Any) -> str:

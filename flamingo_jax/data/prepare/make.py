@@ -26,6 +26,15 @@ MAX_MEDIA = 2_000
 _CACHE_BYTES = 64_000_000  # of stored images: the pages of a site share theirs
 
 
+def reject(raw: Raw, options: CorpusConfig) -> str | None:
+    """Why a page is left out before its images are looked at, or None."""
+    if not raw.media:
+        return "page without images"
+    if not raw.text.strip():
+        return "page without text"
+    return judge(raw.text, options.text) if options.format in options.text.formats else None
+
+
 class Maker:
     """Makes documents of one corpus; it keeps the images that it stored already, for pages share them.
 
@@ -59,6 +68,8 @@ class Maker:
         if isinstance(kept, Dropped):
             yield kept
             return
+        for _ in range(raw.text.count("\n") - kept.text.count("\n") if self._kind == "page" else 0):
+            yield Dropped("paragraph repeated", raw.key)
         positions, media = [], []
         seen = set()
         if len(kept.media) > MAX_MEDIA:
@@ -78,16 +89,14 @@ class Maker:
             yield Dropped("page left without images", raw.key)
 
     def _page(self, raw: Raw, task: int) -> Raw | Dropped:
-        if not raw.media:
-            return Dropped("page without images", raw.key)
-        if not raw.text.strip():
-            return Dropped("page without text", raw.key)
+        if reason := reject(raw, self._options):
+            return Dropped(reason, raw.key)
         if self._duplicates.is_repeated_page(raw, task):
             return Dropped("page repeated", raw.key)
-        raw = self._duplicates.without_repeated_paragraphs(raw)
-        if self._options.format in self._options.text.formats and (reason := judge(raw.text, self._options.text)):
+        kept = self._duplicates.without_repeated_paragraphs(raw)
+        if kept.text != raw.text and (reason := reject(kept, self._options)):
             return Dropped(reason, raw.key)
-        return raw if raw.text.strip() else Dropped("page without text", raw.key)
+        return kept
 
     def _pair(self, raw: Raw, task: int) -> Raw | Dropped:
         caption = " ".join(raw.text.split())

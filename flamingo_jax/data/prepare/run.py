@@ -26,6 +26,8 @@ from flamingo_jax.data.prepare import local, shard, state
 from flamingo_jax.data.prepare import plan as plans
 from flamingo_jax.data.prepare.plan import Plan, make_plan
 
+_UNREADABLE = "evaluation image not readable"
+
 Driver = Callable[[local.Work, str, list[int], Callable[[int], None]], None]
 
 
@@ -83,7 +85,7 @@ def _hash_evaluation(plan: Plan, target: str, driver: Driver) -> None:
     driver(
         shard.hash_evaluation, target, [i for i in range(count) if not epath.Path(parts[i]).exists()], lambda _: None
     )
-    hashes = np.unique(np.concatenate([shard.load_array(part) for part in parts]))
+    hashes = np.concatenate([shard.load_array(part) for part in parts])
     if not len(hashes):
         raise ValueError(f"duplicates.evaluation={plan.options.duplicates.evaluation!r} matches no readable image.")
     shard.save_array(os.fspath(path), hashes)
@@ -106,5 +108,9 @@ def _finish(plan: Plan, target: str) -> dict:
     report |= {"documents": 0, "media": 0, "bad": 0, "drops": {}, "first_drops": {}}
     files = state.gather(target, plan.names, report, shard.add)
     shard.check_share(report, plan.options.max_bad, least=1)
+    if evaluation := plan.options.duplicates.evaluation:
+        unreadable = len(find_files(evaluation)) - len(shard.load_array(f"{target}/{shard.EVALUATION}"))
+        if unreadable:
+            report["drops"][_UNREADABLE], report["first_drops"][_UNREADABLE] = unreadable, evaluation
     state.finish(target, plan.names, files, report, plans.fingerprint(plan))
     return report

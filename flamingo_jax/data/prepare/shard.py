@@ -23,7 +23,7 @@ from flamingo_jax.data.file import write_whole
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.formats import FORMATS
 from flamingo_jax.data.prepare.local import Report
-from flamingo_jax.data.prepare.make import Maker
+from flamingo_jax.data.prepare.make import Maker, reject
 from flamingo_jax.data.prepare.plan import Plan, load_plan
 
 INDEX, REPEATED, EVALUATION = "media", "repeated.npy", "evaluation.npy"  # made from all raw files before the shards
@@ -35,12 +35,13 @@ _FIRST_LOOK = 1000  # outcomes before a shard's share of bad ones says anything
 
 
 def count_shard(target: str, index: int, report: Report) -> None:
-    """Counts what occurs in the raw files of a shard: see ``filters.duplicates``."""
+    """Counts what occurs in the raw files of a shard (see ``filters.duplicates``), but for pages that are left out."""
     plan = load_plan(target)
+    is_page = FORMATS[plan.options.format].kind == "page"
     rows = (
         (key, number)
         for number, raw in _raws(plan, target, index, report)
-        if isinstance(raw, Raw)
+        if isinstance(raw, Raw) and not (is_page and reject(raw, plan.options))
         for key in duplicates.census(raw, plan.options.duplicates)
     )
     chunks = iter(lambda: list(itertools.islice(rows, 1_000_000)), [])

@@ -83,6 +83,19 @@ def test_an_image_between_texts_stands_before_the_second(tmp_path):
     assert (document.text, document.positions) == ("one\ntwo", (4,))
 
 
+def test_another_document_begins_where_obelics_says_so(tmp_path):
+    end = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+    texts = [None, f"one\n\n{end}\n\ntwo", None, end, None, f"three{end}{end}"]
+    write(tmp_path, obelics([([IMAGES[0], None, IMAGES[3], None, IMAGES[4], None], texts)]))
+    report, documents = run("obelics", tmp_path / "raw/*", tmp_path / "set", images=index(tmp_path, 0, 1, 2))
+    assert [(d.key[-3:], d.text, d.positions, levels(d)) for d in documents] == [
+        ("e/0", "one", (0,), [50]),
+        ("0#1", "two", (3,), [60]),
+        ("0#2", "three", (0,), [70]),
+    ]
+    assert report["drops"] == {"page without images": 2}
+
+
 def test_images_that_are_gone_cost_themselves(tmp_path):
     images = ["https://x.example/gone", None, "", "../../etc/passwd", "file:///etc/passwd", "https://x.example/1"]
     write(tmp_path, obelics([(images, [None, "text", None, None, None, None])]))

@@ -64,6 +64,19 @@ def test_one_page_of_each_address(crawl, tmp_path):
     ]
 
 
+def test_a_page_whose_first_copy_is_left_out(tmp_path):
+    """For its text, or for want of images: then the next one is kept, of another file or of the same."""
+    pages = [html("good", "one"), html("no image"), html("", "one"), html("good", "one"), html("good", "one")]
+    for i, page in enumerate(pages):
+        data = response(f"{A}/1", page) + (response(f"{A}/2", html("", "one")) + response(f"{A}/2", pages[0])) * (
+            i == 2
+        )
+        (tmp_path / f"{'fbacde'[i]}.warc.gz").write_bytes(data + response(f"{A}/one.png", picture(1), "image/png"))
+    drops, documents = run(f"{tmp_path}/*.warc.gz", tmp_path / "set", pages=True)
+    assert drops == {"page without images": 1, "page without text": 2, "page repeated": 2}
+    assert [key for key, *_ in documents] == [f"{A}/2", f"{A}/1"]
+
+
 def test_images_that_occur_too_often(crawl, tmp_path):
     """The logo occurs four times, "one" three times and "two" twice on one page."""
     drops, documents = run(crawl, tmp_path / "set", image_copies=3)
@@ -76,7 +89,7 @@ def test_paragraphs_that_a_site_repeats(crawl, tmp_path):
     drops, documents = run(crawl, tmp_path / "set", paragraph_copies=1)
     texts = {text: positions for _, text, positions in documents}
     assert set(texts) == {"first", "second", "first again", "third", "Share this\nother site", "the same address"}
-    assert texts["first"] == (0, 0) and drops == {}
+    assert texts["first"] == (0, 0) and drops == {"paragraph repeated": 3}
 
 
 def test_images_that_look_like_a_benchmarks(crawl, tmp_path):
@@ -85,7 +98,8 @@ def test_images_that_look_like_a_benchmarks(crawl, tmp_path):
     (tmp_path / "eval" / "x.jpg").write_bytes(picture(1, (120, 105), "JPEG"))
     (tmp_path / "eval" / "readme.jpg").write_text("no picture")
     drops, documents = run(crawl, tmp_path / "set", evaluation=f"{tmp_path}/eval/*")
-    assert drops == {"image of an evaluation": 3, "page left without images": 1} and len(documents) == 5
+    assert drops == {"image of an evaluation": 3, "page left without images": 1, "evaluation image not readable": 1}
+    assert len(documents) == 5
     with pytest.raises(ValueError, match="evaluation='.*readme.jpg' matches no readable image"):
         run(crawl, tmp_path / "none", evaluation=f"{tmp_path}/eval/readme.jpg")
 

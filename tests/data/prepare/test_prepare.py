@@ -45,7 +45,7 @@ def site(tmp_path):
             <p><img src="images/{i % 6}%20%C3%A9.jpg"></p><p>text {i}</p>
             <img src="static/icon.png"><img src="static/banner.png"><img src="static/spacer.png">
             <img src="static/broken.jpg"><img src="missing.jpg"><img src="https://x.example/y.jpg">
-            <img src="%2e%2e/outside.jpg"><img>
+            <img src="%2e%2e%2foutside.jpg"><img>
             <p>more</p><img src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP" data-src="/images/{(i + 1) % 6} é.jpg">
             <p>end</p><div class="ad"><img src="images/0 é.jpg"></div><footer>no</footer></body></html>""")
     (pages / "empty.html").write_text("")
