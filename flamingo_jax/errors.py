@@ -14,7 +14,8 @@ HINT = "\n(--traceback shows where this arose)"
 
 @contextlib.contextmanager
 def as_sentences(program: str, interrupted: str = "") -> Iterator[None]:
-    """Ends the program with status 1 on ValueError and OSError, and with 130 on Ctrl-C, which prints ``interrupted``.
+    """Ends the program with status 1 on ValueError, OSError and ImportError (of an optional package), and with 130 on
+    Ctrl-C, which prints ``interrupted``.
 
     With --traceback the errors pass.
     """
@@ -23,7 +24,9 @@ def as_sentences(program: str, interrupted: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\nInterrupted. {interrupted}".rstrip(), file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if TRACEBACK.value:
             raise
-        sys.exit(f"{program}: {error}{HINT}")
+        # An OSError that has a number puts it before its text.
+        said = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
+        sys.exit(f"{program}: {said}{HINT}")

@@ -33,7 +33,7 @@ TARGET = flags.DEFINE_string("target", None, "Folder of the dataset.")
 IMAGES = flags.DEFINE_string(
     "images", "", "Where images and clips are that the raw files name: a folder, or a glob of tars or url,file tables."
 )
-WORKERS = flags.DEFINE_integer("workers", 0, "Processes; as many as there are cores if not given.")
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes; as many as there are cores if 0.", lower_bound=0)
 VERIFY = flags.DEFINE_bool("verify", False, "Check the dataset at --target: every file, document and picture.")
 SHOW = flags.DEFINE_string("show", None, "Write documents of the dataset at --target into this HTML file, to look at.")
 COUNT = flags.DEFINE_integer("documents", 20, "How many documents --show shows.", lower_bound=1)
@@ -61,20 +61,26 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with errors.as_sentences("flamingo_jax.prepare", "The same command goes on where it stopped."):
         from flamingo_jax.data.benchmarks import BENCHMARKS
+        from flamingo_jax.data.file import check_place
         from flamingo_jax.data.formats import FORMATS
 
+        for flag in (SOURCE, TARGET, IMAGES):
+            check_place(f"--{flag.name}", flag.value or "")
+        if VERIFY.value and SHOW.value:
+            raise ValueError("--verify and --show are two commands; give one of them.")
         if VERIFY.value:
             _verify()
         elif SHOW.value:
             _show()
         elif ALIGN.value:
             _align()
-        elif FORMAT.value in BENCHMARKS:
+        # COCO's captions are both: a folder has a benchmark, a file pairs to train on.
+        elif FORMAT.value in BENCHMARKS and (FORMAT.value not in FORMATS or os.path.isdir(SOURCE.value)):
             _convert()
         elif FORMAT.value in FORMATS:
             _prepare(argv[1:])
         else:
-            known = (*FORMATS, *BENCHMARKS)
+            known = tuple(dict.fromkeys((*FORMATS, *BENCHMARKS)))
             raise ValueError(f"--format={FORMAT.value} is unknown; {configs.suggest(FORMAT.value, known)}.")
 
 
@@ -131,6 +137,10 @@ def _workers() -> int:
 def _convert() -> None:
     from flamingo_jax.data.benchmarks import convert, describe
 
+    if RUNNER.value:
+        raise ValueError(
+            f"--runner has no meaning with --format={FORMAT.value}: evaluation sets are converted at once."
+        )
     options = parse_options(SET.value)
     if unknown := options.keys() - {"query", "max_bad"}:
         hint = configs.suggest(min(unknown), ("query", "max_bad"))
@@ -146,8 +156,14 @@ def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set={assignment} sets nothing; it looks like --set=text.min_words=20.")
+        if path in ("format", "source", "images"):
+            raise ValueError(f"--set={assignment}: say --{assignment}.")
         *groups, key = path.split(".")
-        place = functools.reduce(lambda found, group: found.setdefault(group, {}), groups, options)
+        place = options
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set={assignment}: {group} has been set to {place!r}, which has no {key}.")
         try:
             place[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):  # a word is a string

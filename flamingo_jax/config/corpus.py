@@ -45,7 +45,8 @@ class TextRules:
     ``data/filters/text.py`` says what a word is, and what becomes of languages written without spaces.
 
     Raises:
-        ValueError: a language that is no such code, an n that is no positive integer, a share that is none.
+        ValueError: a language that is no such code, an n that is no positive integer, a share that is none,
+            a least that is more than the most.
     """
 
     formats: tuple[str, ...] = ("html", "warc")
@@ -68,6 +69,9 @@ class TextRules:
     )
 
     def __post_init__(self):
+        for least, most in (("min_words", "max_words"), ("min_word_length", "max_word_length")):
+            if getattr(self, least) > getattr(self, most):
+                raise ValueError(f"{least}={getattr(self, least)} is more than {most}={getattr(self, most)}.")
         for code in self.languages:
             if not re.fullmatch("[a-z]{2,3}", code):
                 raise ValueError(f"languages has {code!r}; give codes of two or three letters, such as 'en'.")
@@ -92,6 +96,9 @@ class DuplicateRules:
     evaluation: a glob of image files, those of benchmarks; images that look like one of them are left out, as the paper
     does for ALIGN and LTIP. distance: bits of 64 in which the perceptual hashes of two images that look alike differ
     at most.
+
+    Raises:
+        ValueError: a distance at which all images look alike.
     """
 
     pages: bool = False
@@ -100,6 +107,10 @@ class DuplicateRules:
     in_page: bool = False
     evaluation: str = ""
     distance: int = 4
+
+    def __post_init__(self):
+        if self.distance >= 32:
+            raise ValueError(f"distance={self.distance}: of 64 bits, images of nothing in common differ in 32.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +134,7 @@ class CorpusConfig:
     max_bad: share of documents and media that may be damaged before the preparation stops.
 
     Raises:
-        ValueError: a quality that JPEG does not have.
+        ValueError: a quality that JPEG does not have, a similarity that no two vectors have.
     """
 
     format: str
@@ -146,3 +157,5 @@ class CorpusConfig:
     def __post_init__(self):
         if self.quality > 100:
             raise ValueError(f"quality={self.quality} is more than a JPEG's 100.")
+        if abs(self.min_similarity) > 1:
+            raise ValueError(f"min_similarity={self.min_similarity} is no cosine; give one from -1 to 1.")

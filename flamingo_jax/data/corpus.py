@@ -65,13 +65,17 @@ def root_of(source: str) -> str:
     return _ESCAPED.sub(r"\1", folder) or "."
 
 
-def find_files(source: str) -> list[str]:
-    """The files of a glob in the order of their names. Raises ValueError when there is none."""
+def find_files(source: str, option: str = "source") -> list[str]:
+    """The files of a glob in the order of their names. Raises ValueError, naming the option, when there is none."""
     if "://" in source:
         root = root_of(source)
         found = [os.fspath(path) for path in epath.Path(root).glob(source[len(root) :].lstrip("/"))]
     else:
         found = [path for path in glob.glob(source, recursive=True) if not os.path.isdir(path)]
     if not found:
-        raise ValueError(f"No file matches {source!r}; check the path.")
+        folder = os.path.isdir(source)
+        hint = (
+            f"it is a folder: name files, such as {os.path.join(source, '**', '*')!r}" if folder else "check the path"
+        )
+        raise ValueError(f"No file matches {option}={source!r}; {hint}.")
     return sorted(found)

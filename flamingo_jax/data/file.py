@@ -36,10 +36,21 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 def open_file(path: str) -> BinaryIO:
     """Opens a file, local or of an address such as ``gs://``, to be read. Raises OSError naming it."""
+    if "://" not in path and os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would take for ever
+        raise OSError(f"Cannot read the file {path}: it is no regular file.")
     try:
         return epath.Path(path).open("rb")
     except OSError as error:
         raise OSError(f"Cannot read the file {path}: {error.strerror or error}.") from None
+
+
+def check_place(option: str, path: str) -> None:
+    """Raises ValueError for an address of an unknown kind."""
+    try:
+        epath.Path(path)
+    except KeyError:
+        kind = path.partition("://")[0]
+        raise ValueError(f"{option}={path!r}: no address begins with {kind}://; gs:// and s3:// are known.") from None
 
 
 def size_of(path: str) -> int:

@@ -7,6 +7,7 @@ first. Damaged members are counted and passed over up to the next one that is wh
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -31,16 +32,22 @@ def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
     """The pages of an archive, in order; a Dropped for every damage."""
     source = corpus.name(task.path)
     with open_file(task.path) as file, open_file(task.path) as images:
-        places = {}
+        places, last = {}, 0
         for record in records(file):
-            if isinstance(record, WarcRecord) and _type(record).startswith("image/"):  # damage is told of below
-                places.setdefault(canonical(_address(record)), record.stream_pos)
+            if isinstance(record, WarcRecord):  # damage is told of below
+                last = record.stream_pos
+                if _type(record).startswith("image/"):
+                    places.setdefault(canonical(_address(record)), last)
+        cut = find_cut(file, last)
+        places = {address: place for address, place in places.items() if place != cut}
         find = functools.partial(_find, images, places, corpus.find)
         for record in records(file):
             if not isinstance(record, WarcRecord):
                 yield Dropped("warc damaged", f"{source}, from byte {record[0]}: {record[1]}", bad=True)
-            elif _type(record) in _PAGES:
+            elif _type(record) in _PAGES and record.stream_pos != cut:
                 yield _page(record, find, source)
+        if cut is not None:
+            yield Dropped("warc damaged", f"{source}, from byte {cut}: the file ends within it", bad=True)
 
 
 def records(file: BinaryIO) -> Iterator[WarcRecord | tuple[int, str]]:
@@ -65,6 +72,45 @@ def records(file: BinaryIO) -> Iterator[WarcRecord | tuple[int, str]]:
             if last >= start or start == 0:  # else what was found only looks like the beginning of a member
                 yield max(last, 0), str(error)
             start = _find_marker(file, marker, max(last, start) + 1)
+
+
+def find_cut(file: BinaryIO, start: int) -> int | None:
+    """Where the record begins that is cut off by the end of the file, looked for from ``start``, where one begins."""
+    file.seek(start)
+    is_gzip = file.read(3) == _MEMBERS[0]
+    file.seek(start)
+    try:
+        for record in ArchiveIterator(file, WarcRecordType.any_type, parse_http=False):
+            size = 0
+            while chunk := record.reader.read(_CHUNK):
+                size += len(chunk)
+            if size < record.content_length or "Content-Length" not in record.headers:
+                return record.stream_pos
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # no end, but damage
+        return None
+    return _find_cut_member(file, start) if is_gzip else None
+
+
+def _find_cut_member(file: BinaryIO, start: int) -> int | None:
+    """Where the member of a gzip file begins that is cut off by its end, looked for from the one at ``start``."""
+    file.seek(start)
+    member, data = zlib.decompressobj(zlib.MAX_WBITS | 16), file.read(_CHUNK)
+    end = start + len(data)
+    try:
+        while data:
+            member.decompress(data, _CHUNK)
+            data = member.unused_data if member.eof else member.unconsumed_tail
+            if member.eof:
+                start = end - len(data)
+                member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            if not data:
+                data = file.read(_CHUNK)
+                end += len(data)
+    except zlib.error:  # other bytes at the end
+        return None
+    return start if start < end else None
 
 
 def _find_marker(file: BinaryIO, marker: bytes, start: int) -> int | None:

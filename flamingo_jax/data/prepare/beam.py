@@ -32,7 +32,9 @@ def run(
         with apache_beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
             items = pipeline | "Shards" >> apache_beam.Create(list(indices)) | apache_beam.Reshuffle()
             _ = items | "Work" >> apache_beam.Map(functools.partial(_work, work, target))
-    except RuntimeError as error:  # what a worker's error becomes: its whole traceback as text
+    except (RuntimeError, KeyboardInterrupt) as error:  # what a worker's error becomes: its whole traceback as text
+        if "KeyboardInterrupt" in repr(error):  # Ctrl-C reaches local workers as well
+            raise KeyboardInterrupt from None
         said = "\n".join(line for line in str(error).splitlines() if line and not line.startswith(("Trace", "  File")))
         raise ValueError(f"The pipeline failed: {said[-1000:]}") from error
 

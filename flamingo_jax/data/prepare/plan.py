@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 
 from etils import epath
 
@@ -45,16 +46,25 @@ class Plan:
         return sum(len(tasks) for tasks in self.shards[:index])
 
 
-def make_plan(options: CorpusConfig) -> Plan:
+def make_plan(options: CorpusConfig, target: str = "") -> Plan:
     """Lists the raw files and cuts them into shards of about equal size, in the order of their names.
+
+    What is below ``target``, the dataset's folder, is no raw file.
 
     Raises ValueError for an unknown format, senseless options, and when no file matches; OSError for a file that cannot
     be read.
     """
     if options.format not in FORMATS:
         raise ValueError(f"format={options.format!r} is unknown; {suggest(options.format, FORMATS)}.")
+    for name in options.text.formats:
+        if name not in FORMATS:
+            raise ValueError(f"text.formats has {name!r}, which is unknown; {suggest(name, FORMATS)}.")
     format = FORMATS[options.format]
-    tasks = [task for path in format.list(options.source) for task in format.tasks(path, options)]
+    inside = os.path.join(os.path.abspath(target), "") if target and "://" not in target else None
+    paths = [p for p in format.list(options.source) if inside is None or not os.path.abspath(p).startswith(inside)]
+    if not paths:
+        raise ValueError(f"No file matches source={options.source!r} but for those of the dataset {target}.")
+    tasks = [task for path in paths for task in format.tasks(path, options)]
     total = sum(max(1, task.size) for task in tasks)
     count = options.shards or min(MAX_SHARDS, -(-total // SHARD_BYTES))
     shards: list[list[Task]] = [[] for _ in range(max(1, min(count, len(tasks))))]

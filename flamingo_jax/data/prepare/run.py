@@ -59,14 +59,18 @@ def prepare(
     """
     target = os.fspath(target)
     folder = epath.Path(target)
-    plan = make_plan(options)
+    plan = make_plan(options, target)
+    if has_index := bool(options.images) and not epath.Path(options.images).is_dir():
+        find_files(options.images, "images")
+    if options.duplicates.evaluation:
+        find_files(options.duplicates.evaluation, "duplicates.evaluation")
     plans.load_plan.cache_clear()
     if state.begin(target, plans.to_json(plan), lambda text: plans.fingerprint(plans.from_json(text)), "raw files"):
         return record.read_manifest(target)["report"]
     driver = driver or functools.partial(local.run, workers=workers, blame=shard.blame)
     total = sum(task.size for tasks in plan.shards for task in tasks)
     report = state.Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
-    if options.images and not epath.Path(options.images).is_dir() and not (folder / f"{shard.INDEX}.json").exists():
+    if has_index and not (folder / f"{shard.INDEX}.json").exists():
         media.write_index(options.images, f"{target}/{shard.INDEX}")
     _hash_evaluation(plan, target, driver)
     _count(plan, target, driver, report)

@@ -36,9 +36,11 @@ def begin(target: str, plan: str, fingerprint: Callable[[str], str], source: str
     try:
         if is_prepared(target):
             there = record.read_manifest(target)["plan"]
-        elif begun.exists():
+        elif begun.exists() and any(path.name != PLAN for path in folder.iterdir()):  # else nothing is done yet
             there = _fingerprint(begun.read_text(), fingerprint)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and not folder.is_dir():
+            raise ValueError(f"{target} is a file; name another place for the dataset, which is a folder.")
+        elif folder.exists() and any(path.name != PLAN for path in folder.iterdir()):
             raise ValueError(f"{target} holds something else; delete it, or name another folder.")
         else:
             folder.mkdir(parents=True, exist_ok=True)

@@ -124,7 +124,7 @@ def test_nothing_is_run(tmp_path):
     data = pack(*[(f"a.{name}", pickle.dumps(Evil())) for name in names], *sample("a"))
     report, documents = read(tmp_path, data)
     assert [d.text for d in documents] == ["a caption"] and report["drops"] == {}
-    with pytest.raises(ValueError, match="No file matches 'pipe:touch"):
+    with pytest.raises(ValueError, match="No file matches source='pipe:touch"):
         prepare(CorpusConfig(format="tar", source=f"pipe:touch {tmp_path}/owned"), tmp_path / "b")
     assert not (tmp_path / "owned").exists()
 

@@ -16,12 +16,12 @@ def page(number, image="/i/0.png"):
     return f"<p>before {number}</p><img src='{image}'><p>after {number}</p>".encode()
 
 
-def run(tmp_path, data, name="a.warc.gz", **options):
+def run(tmp_path, data, name="a.warc.gz", target="set", **options):
     (tmp_path / "raw").mkdir(exist_ok=True)
     (tmp_path / "raw" / name).write_bytes(data)
     options = {"text": TextRules(formats=()), "max_bad": 1.0} | options
-    report = prepare(CorpusConfig(format="warc", source=f"{tmp_path}/raw/{name}", **options), tmp_path / "set")
-    source = record.Source(tmp_path / "set")
+    report = prepare(CorpusConfig(format="warc", source=f"{tmp_path}/raw/{name}", **options), tmp_path / target)
+    source = record.Source(tmp_path / target)
     return report, [source[i] for i in range(len(source))]
 
 
@@ -60,6 +60,23 @@ def test_images_of_a_folder(tmp_path):
     report, documents = run(tmp_path, data, images=f"{tmp_path}/images/*.csv")
     assert [document.text for document in documents] == ["before 1\nafter 1"]
     assert report["drops"] == {"medium missing": 1, "page left without images": 1}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bytes], ids=["gzip", "plain"])
+@pytest.mark.parametrize("is_page", [True, False], ids=["page", "image"])
+def test_the_end_may_be_missing(tmp_path, compress, is_page):
+    """A record that the file ends in the midst of, be it in its header, is damaged; but for its last line feeds."""
+    words = "".join(f" word{i * i}" for i in range(1000))
+    data = b"".join(response(f"https://a.example/{i}.html", page(i, f"/i/{i}.png"), compress=compress) for i in (0, 1))
+    data += response("https://a.example/i/0.png", picture(0), "image/png", compress=compress)
+    body = page(words, "/i/0.png") if is_page else picture(1)
+    last = response("https://a.example/i/1.png", body, "text/html" if is_page else "image/png", compress=compress)
+    assert len(run(tmp_path, data + last)[1]) == 2
+    for cut in (len(last) - 10, len(last) * 3 // 5, 300, 60, 12):
+        report, documents = run(tmp_path, data + last[:cut], name=f"{cut}.warc.gz", target=str(cut))
+        assert [d.text for d in documents] == ["before 0\nafter 0"]
+        assert report["bad"] == report["drops"]["warc damaged"] == 1
+        assert report["first_drops"]["warc damaged"].startswith(f"{cut}.warc.gz, from byte {len(data)}: ")
 
 
 def test_images_of_a_mirror(tmp_path):

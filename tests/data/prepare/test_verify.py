@@ -12,6 +12,7 @@ from flamingo_jax.data import image
 from flamingo_jax.data.document import Document
 from flamingo_jax.data.prepare.show import render
 from flamingo_jax.data.prepare.verify import verify
+from flamingo_jax.prepare import parse_options
 
 FRAME = image.store(picture(0), 48)
 
@@ -50,6 +51,19 @@ def test_documents_are_shown(tmp_path):
     assert html == render(tmp_path / "set", count=2) and render(tmp_path / "set", count=99).count("<article>") == 6
 
 
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["size"], "--set=size sets nothing"),
+        (["text=5", "text.min_words=6"], "text has been set to 5, which has no min_words"),
+        (["format=html"], "--set=format=html: say --format=html"),
+    ],
+)
+def test_assignments_that_are_none(assignments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(assignments)
+
+
 def test_the_command(tmp_path):
     def command(*options):
         arguments = [sys.executable, "-m", "flamingo_jax.prepare", *options]
@@ -66,6 +80,13 @@ def test_the_command(tmp_path):
     assert shown.returncode == 0 and "<article>" in (tmp_path / "page.html").read_text(), shown.stderr
     wrong = command(*raw, "--set=sizo=3")
     assert wrong.returncode == 1 and "--set.sizo is unknown; did you mean 'size'?" in wrong.stderr
+    for options, said in (
+        (["--format=vqav2", "--runner=DirectRunner"], "--runner has no meaning with --format=vqav2"),
+        (["--format=coco"], "needs the one that holds its public files|lack what coco is made of"),
+        (["--format=coco", f"--source={tmp_path}/a.jsonl"], "a.jsonl is no readable JSON|a.jsonl"),
+    ):
+        wrong = command(f"--source={tmp_path}", f"--target={tmp_path}/other", *options)
+        assert wrong.returncode == 1 and re.search(said, wrong.stderr) and "Traceback" not in wrong.stderr, wrong.stderr
     for path in (tmp_path / "set").glob("*.array_record"):
         path.write_bytes(path.read_bytes()[:100])
     checked = command(f"--target={tmp_path}/set", "--verify")
