@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
 import imagehash
@@ -136,14 +136,26 @@ def perceptual_hash(data: bytes) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def hash_images(files: list[str]) -> np.ndarray:
-    """The perceptual hashes of image files, uint64 [n]; those that are no readable images are left out."""
+def hash_images(
+    files: list[str], mark: Callable[[str], None] = lambda digest: None, crashes: frozenset[str] = frozenset()
+) -> np.ndarray:
+    """The perceptual hashes of image files, uint64 [n]; those that are no readable images are left out.
+
+    ``mark`` and ``crashes`` are as ``Maker`` has them.
+    """
     found = []
     for path in files:
+        data = epath.Path(path).read_bytes()
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        if digest in crashes:
+            continue
+        mark(digest)
         try:
-            found.append(perceptual_hash(epath.Path(path).read_bytes()))
+            found.append(perceptual_hash(data))
         except ValueError:
             continue
+        finally:
+            mark("")
     return np.array(found, np.uint64)
 
 

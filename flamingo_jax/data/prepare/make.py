@@ -119,12 +119,12 @@ class Maker:
         if digest.hex() in self._crashes:
             return Dropped("medium crashes its decoder", medium.name, bad=True)
         self._mark(digest.hex())
-        if clip or (clip is None and video.is_video(data)):
-            frames = self._clip(data, medium.name)
-        else:
-            frames = self._image(data, digest, medium.name)
-        self._mark("")
-        return frames
+        try:
+            if clip or (clip is None and video.is_video(data)):
+                return self._clip(data, medium.name)
+            return self._image(data, digest, medium.name)
+        finally:  # an error of Python, or Ctrl-C, is no crash
+            self._mark("")
 
     def _image(self, data: bytes, digest: bytes, name: str) -> tuple[bytes] | Dropped:
         found = self._stored.get(digest)

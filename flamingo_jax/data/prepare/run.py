@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from flamingo_jax.config import CorpusConfig
@@ -44,7 +45,7 @@ def prepare(
     Args:
         options: what is prepared, and how.
         target: the dataset's folder; absent, empty, or of a preparation with the same options of the same files.
-        workers: processes on this machine; 1 works in this one.
+        workers: processes on this machine; 1 works in this one, but for what a process died at before.
         driver: what does the work elsewhere: see ``beam``.
         progress: called with (bytes of raw files done, all).
 
@@ -55,7 +56,8 @@ def prepare(
     Raises:
         ValueError: senseless options, no file matches, no document came out, too much is damaged, or there is something
             else at ``target``.
-        OSError: a source file cannot be read or the dataset not be written; the message names the path.
+        OSError: a source file cannot be read or the dataset not be written; the message names the path. Or a process
+            ended, for another reason than a medium that crashes its decoder.
     """
     target = os.fspath(target)
     folder = epath.Path(target)
@@ -67,7 +69,14 @@ def prepare(
     plans.load_plan.cache_clear()
     if state.begin(target, plans.to_json(plan), lambda text: plans.fingerprint(plans.from_json(text)), "raw files"):
         return record.read_manifest(target)["report"]
-    driver = driver or functools.partial(local.run, workers=workers, blame=shard.blame)
+    if driver is None:
+        driver = functools.partial(local.run, workers=workers, died_at=shard.died_at, convict=shard.convict)
+    elif shard.has_died(target):
+        logging.warning(
+            "%s: a process ended while it decoded a medium. If that ends this one too, start it without --runner (or "
+            "driver) on this machine: that finds a medium that crashes its decoder, and leaves it out.",
+            target,
+        )
     total = sum(task.size for tasks in plan.shards for task in tasks)
     report = state.Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
     if has_index and not (folder / f"{shard.INDEX}.json").exists():

@@ -28,7 +28,7 @@ from flamingo_jax.data.prepare.plan import Plan, load_plan
 
 INDEX, REPEATED, EVALUATION = "media", "repeated.npy", "evaluation.npy"  # made from all raw files before the shards
 CENSUS = ".census.npy"
-MARK, CRASHES = ".now", "crashes.txt"  # the medium that is being decoded; those that crashed a process
+MARK, CRASHES = ".now", "crashes.txt"  # the medium that is being decoded; those that crashed processes
 HASHED = 1000  # image files of a benchmark that are hashed at once
 _DIGITS = 32
 _FIRST_LOOK = 1000  # outcomes before a shard's share of bad ones says anything
@@ -54,7 +54,8 @@ def count_shard(target: str, index: int, report: Report) -> None:
 def hash_evaluation(target: str, index: int, report: Report) -> None:
     """Hashes ``HASHED`` image files of the benchmarks."""
     files = find_files(load_plan(target).options.duplicates.evaluation)[index * HASHED : (index + 1) * HASHED]
-    save_array(f"{target}/{index:05d}.{EVALUATION}", duplicates.hash_images(files))
+    hashes = duplicates.hash_images(files, _open_mark(_mark(target, index)), _crashes(target))
+    save_array(f"{target}/{index:05d}.{EVALUATION}", hashes)
     report(len(files))
 
 
@@ -70,9 +71,8 @@ def write_shard(target: str, index: int, report: Report) -> None:
         for name, empty in ((REPEATED, duplicates.count([])), (EVALUATION, np.empty(0, np.uint64)))
     )
     name = plan.name(index)
-    mark = _open_mark(f"{target}/{name}{MARK}")
     known = duplicates.Duplicates(found, evaluation, plan.options.duplicates.distance)
-    make = Maker(plan.options, known, mark, _crashes(target))
+    make = Maker(plan.options, known, _open_mark(_mark(target, index)), _crashes(target))
     tally = Tally(plan.options.max_bad)
     outcomes = (
         outcome
@@ -90,14 +90,32 @@ def write_outcomes(target: str, name: str, outcomes: Iterable[Document | Dropped
     write_whole(f"{target}/{name}.json", json.dumps({"entry": entry, "report": tally.report}))
 
 
-def blame(target: str, index: int) -> bool:
-    """After a crash in a shard: leaves out the medium that was being decoded, if it was at one. See ``local.run``."""
-    path = epath.Path(f"{target}/{load_plan(target).name(index)}{MARK}")
-    digest = path.read_text().strip("\0") if path.exists() else ""
-    if not digest or digest in _crashes(target):
-        return False
-    write_whole(f"{target}/{CRASHES}", "\n".join(sorted({*_crashes(target), digest})))
-    return True
+def died_at(target: str, index: int) -> str:
+    """The hash of the medium that a process died at in this work, "" if at none; it is told once. See ``local.run``."""
+    path = epath.Path(_mark(target, index))
+    if "://" in target or not path.exists():
+        return ""
+    medium = _marked(path)
+    path.unlink()  # lest a process that dies before any medium be taken for another one that died at this
+    return medium
+
+
+def has_died(target: str) -> bool:
+    """Whether a process died while it decoded a medium, and nobody was told of it."""
+    return "://" not in target and any(map(_marked, epath.Path(target).glob(f"*{MARK}")))
+
+
+def convict(target: str, medium: str) -> None:
+    """Leaves out a medium from now on. See ``local.run``."""
+    write_whole(f"{target}/{CRASHES}", "\n".join(sorted({*_crashes(target), medium})))
+
+
+def _mark(target: str, index: int) -> str:
+    return f"{target}/{index:05d}{MARK}"
+
+
+def _marked(path: epath.Path) -> str:
+    return path.read_text().strip("\0")
 
 
 def _open_mark(path: str) -> Callable[[str], None]:
@@ -107,8 +125,8 @@ def _open_mark(path: str) -> Callable[[str], None]:
     """
     if "://" in path:
         return lambda digest: None
-    with open(path, "w+b") as file:
-        file.truncate(_DIGITS)
+    write_whole(path, bytes(_DIGITS))  # not only made so long: a full disk would end the process at the first medium
+    with open(path, "r+b") as file:
         memory = mmap.mmap(file.fileno(), _DIGITS)
 
     def mark(digest: str) -> None:

@@ -20,7 +20,8 @@ def run(tmp_path, data, name="a.warc.gz", target="set", **options):
     (tmp_path / "raw").mkdir(exist_ok=True)
     (tmp_path / "raw" / name).write_bytes(data)
     options = {"text": TextRules(formats=()), "max_bad": 1.0} | options
-    report = prepare(CorpusConfig(format="warc", source=f"{tmp_path}/raw/{name}", **options), tmp_path / target)
+    source = f"{tmp_path}/raw/{name}"
+    report = prepare(CorpusConfig(format="warc", source=source, **options), tmp_path / target, workers=1)
     source = record.Source(tmp_path / target)
     return report, [source[i] for i in range(len(source))]
 

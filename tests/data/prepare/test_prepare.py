@@ -1,6 +1,9 @@
 import glob
+import hashlib
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
@@ -305,28 +308,82 @@ def test_a_folder_may_hold_brackets(tmp_path):
     assert report["documents"] == 1 and report["media"] == 1
 
 
-def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path):
-    """A decoder is C code, and what crashes it takes the process along: it is found, counted and left out."""
-    script = tmp_path / "main.py"
+def crashing(site, target, **options):
+    """Prepares the site in a process in which static/broken.jpg crashes the decoders, as C code does."""
+    script = target.with_name("main.py")
     script.write_text(
         textwrap.dedent(f"""
         import os, signal
-        from flamingo_jax.config import CorpusConfig, TextRules
+        from flamingo_jax.config import CorpusConfig, DuplicateRules, TextRules
         from flamingo_jax.data import image
         from flamingo_jax.data.prepare import prepare
 
-        def store(data, *arguments, store=image.store):
+        def crash(data, *arguments, decoder):
             if data == b"\\xff\\xd8\\xff\\xe0 broken":
                 os.kill(os.getpid(), signal.SIGSEGV)
-            return store(data, *arguments)
+            return decoder(data, *arguments)
 
-        image.store = store  # in the workers too, which import this file
+        # In the workers too, which import this file.
+        store, decode = image.store, image.decode
+        image.store = lambda *arguments: crash(*arguments, decoder=store)
+        image.decode = lambda *arguments: crash(*arguments, decoder=decode)
         if __name__ == "__main__":
-            options = CorpusConfig(format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), shards=2)
-            print(prepare(options, {str(tmp_path / "set")!r}, workers=2)["drops"])
+            rules = DuplicateRules(evaluation={options.pop("evaluation", "")!r})
+            options = CorpusConfig(
+                format="html", source={str(site / "*.html")!r}, text=TextRules(formats=()), max_bad=1.0,
+                duplicates=rules, shards={options["shards"]}
+            )
+            print(prepare(options, {str(target)!r}, workers={options["workers"]})["drops"])
     """)
     )
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("workers", "shards"), [(2, 2), (2, 1), (1, 1), (1, 2)])
+def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path, workers, shards):
+    """It takes its process along, but is found, counted and left out; at the second start, if it was the only one."""
+    target = tmp_path / "set"
+    result = crashing(site, target, workers=workers, shards=shards)
+    if workers == 1:
+        assert result.returncode == -signal.SIGSEGV, result.stderr
+        assert [path.name for path in target.glob("*.now")] == ["00000.now"]
+        result = crashing(site, target, workers=workers, shards=shards)
     assert "'medium crashes its decoder': 80" in result.stdout, result.stderr
-    assert len(record.Source(tmp_path / "set")) == 80
-    assert not [path for path in (tmp_path / "set").iterdir() if path.suffix in (".now", ".txt")]
+    assert len(record.Source(target)) == 80
+    assert not [path for path in target.iterdir() if path.suffix in (".now", ".txt")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_benchmarks_picture_that_crashes_its_decoder_is_left_out(site, tmp_path, workers):
+    options = {"workers": workers, "shards": 1, "evaluation": f"{site}/static/b*"}
+    result = crashing(site, tmp_path / "set", **options)
+    if workers == 1:
+        assert result.returncode == -signal.SIGSEGV, result.stderr
+        result = crashing(site, tmp_path / "set", **options)
+    assert "'medium crashes its decoder': 80" in result.stdout, result.stderr
+
+
+def test_a_picture_at_which_a_process_was_killed_is_kept(site, tmp_path, caplog):
+    """It is suspected, and innocent; who uses another driver is told what to do if it is not."""
+    options = CorpusConfig(format="html", source=f"{site}/*.html", text=TextRules(formats=()), max_bad=1.0, shards=2)
+    whole = prepare_(options, tmp_path / "a", workers=1)
+    digest = hashlib.blake2b((site / "images" / "0 é.jpg").read_bytes(), digest_size=16).hexdigest()
+
+    def killed(work, target, *_):
+        pathlib.Path(target, "00001.now").write_text(digest)
+        raise KeyboardInterrupt
+
+    for said in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            prepare_(options, tmp_path / "b", driver=killed)
+        assert ("start it without --runner" in caplog.text) == said
+    assert prepare_(options, tmp_path / "b", workers=1) == whole
+    assert record.read_manifest(tmp_path / "a") == record.read_manifest(tmp_path / "b")
+
+
+def test_an_interruption_leaves_no_suspect(site, tmp_path, monkeypatch):
+    """Python ends in order then, which a crash does not."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(image, "store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare("html", f"{site}/*.html", tmp_path / "set")
+    assert (tmp_path / "set" / "00000.now").read_bytes() == bytes(32)
