@@ -54,8 +54,8 @@ def prepare(
         first_drops {reason: place}.
 
     Raises:
-        ValueError: senseless options, no file matches, no document came out, too much is damaged, or there is something
-            else at ``target``.
+        ValueError: senseless options, no file matches, no document came out, too much is damaged, there is something
+            else at ``target``, or another process is at work there.
         OSError: a source file cannot be read or the dataset not be written; the message names the path. Or a process
             ended, for another reason than a medium that crashes its decoder.
     """
@@ -69,24 +69,27 @@ def prepare(
     plans.load_plan.cache_clear()
     if state.begin(target, plans.to_json(plan), lambda text: plans.fingerprint(plans.from_json(text)), "raw files"):
         return record.read_manifest(target)["report"]
-    if driver is None:
-        driver = functools.partial(local.run, workers=workers, died_at=shard.died_at, convict=shard.convict)
-    elif shard.has_died(target):
-        logging.warning(
-            "%s: a process ended while it decoded a medium. If that ends this one too, start it without --runner (or "
-            "driver) on this machine: that finds a medium that crashes its decoder, and leaves it out.",
-            target,
-        )
-    total = sum(task.size for tasks in plan.shards for task in tasks)
-    report = state.Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
-    if has_index and not (folder / f"{shard.INDEX}.json").exists():
-        media.write_index(options.images, f"{target}/{shard.INDEX}")
-    _hash_evaluation(plan, target, driver)
-    _count(plan, target, driver, report)
-    todo = state.todo(target, plan.names, ".json")
-    report(sum(task.size for i in range(len(plan.shards)) if i not in todo for task in plan.shards[i]))
-    driver(shard.write_shard, target, todo, report)
-    return _finish(plan, target)
+    with state.own(target):
+        if state.is_prepared(target):  # by another process, just now
+            return record.read_manifest(target)["report"]
+        if driver is None:
+            driver = functools.partial(local.run, workers=workers, died_at=shard.died_at, convict=shard.convict)
+        elif shard.has_died(target):
+            logging.warning(
+                "%s: a process ended while it decoded a medium. If that ends this one too, start it without --runner "
+                "(or driver) on this machine: that finds a medium that crashes its decoder, and leaves it out.",
+                target,
+            )
+        total = sum(task.size for tasks in plan.shards for task in tasks)
+        report = state.Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
+        if has_index and not (folder / f"{shard.INDEX}.json").exists():
+            media.write_index(options.images, f"{target}/{shard.INDEX}")
+        _hash_evaluation(plan, target, driver)
+        _count(plan, target, driver, report)
+        todo = state.todo(target, plan.names, ".json")
+        report(sum(task.size for i in range(len(plan.shards)) if i not in todo for task in plan.shards[i]))
+        driver(shard.write_shard, target, todo, report)
+        return _finish(plan, target)
 
 
 def _hash_evaluation(plan: Plan, target: str, driver: Driver) -> None:

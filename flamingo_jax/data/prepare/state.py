@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
@@ -64,6 +66,26 @@ def _fingerprint(text: str, fingerprint: Callable[[str], str]) -> str:
         return fingerprint(text)
     except (ValueError, LookupError, TypeError):
         return ""
+
+
+@contextlib.contextmanager
+def own(target: str) -> Iterator[None]:
+    """Keeps other preparations out of the folder, but for one at an address such as ``gs://``.
+
+    Raises ValueError when one is at work there.
+    """
+    if "://" in target:
+        yield
+        return
+    folder = os.open(target, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError:
+            raise ValueError(f"Another process prepares {target}; wait for it, or name another folder.") from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def todo(target: str, names: Sequence[str], suffix: str) -> list[int]:

@@ -211,6 +211,21 @@ def test_text_rules_of_an_unknown_format(tmp_path):
         prepare("html", f"{tmp_path}/*", tmp_path / "set", text=TextRules(formats=("htlm",)))
 
 
+def test_two_preparations_of_one_dataset(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n')
+    raw = ("text", f"{tmp_path}/a.jsonl", tmp_path / "set")
+
+    def write(*arguments, write=shard.write_shard):
+        with pytest.raises(ValueError, match="Another process prepares .*set; wait for it"):
+            prepare(*raw)
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "write_shard", write)
+        report = prepare(*raw)
+    assert report["documents"] == 1 and prepare(*raw) == report
+
+
 def test_too_much_damage_stops_and_a_larger_share_goes_on(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{\n{\n')
     message = r"2 of 3 documents and media are damaged, more than max_bad=0.5:\n  2 x line not JSON \(first: a.jsonl:2"
