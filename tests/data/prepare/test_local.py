@@ -108,6 +108,9 @@ def test_no_process_of_the_callers_is_ended(target, dying):
             run(dying, str(target), range(2), lambda _: None, 2)
         except (ValueError, OSError):
             pass
+        end = time.monotonic() + 5  # the pool's own thread waits for them too, and one of the two learns of it later
+        while multiprocessing.active_children() != [other] and time.monotonic() < end:
+            time.sleep(0.01)
         assert multiprocessing.active_children() == [other]
         assert not other.exitcode
     finally:
