@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
 import stat
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
@@ -19,8 +18,9 @@ from etils import epath
 
 from flamingo_jax.data.corpus import find_files
 from flamingo_jax.data.document import Dropped
-from flamingo_jax.data.file import open_file, write_whole
+from flamingo_jax.data.file import open_file, size_of, write_whole
 from flamingo_jax.data.formats import tar
+from flamingo_jax.data.formats.lines import parse
 from flamingo_jax.data.formats.packed import Damaged, damage
 
 MAX_BYTES = 500_000_000
@@ -93,21 +93,28 @@ class Index:
 def write_index(source: str, path: str) -> None:
     """Writes ``path``.npy and .json: where the media of a glob of img2dataset's tars, or of tables url -> file, are.
 
+    What is damaged of the tars is listed in ``path``.bad.jsonl, a ``Dropped`` a line. The .json comes last.
+
     Raises ValueError when nothing matches, a table lacks the columns url and file, or a file is of another format.
     """
-    files, entries = [], []
+    files, entries, damaged = [], [], []
     numbers: dict[str, int] = {}
-    for name in find_files(source):
-        for address, file, offset, size in _entries(name):
-            if file not in numbers:
-                numbers[file] = len(files)
-                files.append(file)
-            entries.append((_hash(address), numbers[file], offset, size))
+    for item in (item for name in find_files(source) for item in _entries(name)):
+        if isinstance(item, Dropped):
+            damaged.append(json.dumps(dataclasses.asdict(item)) + "\n")
+            continue
+        address, file, offset, size = item
+        if file not in numbers:
+            numbers[file] = len(files)
+            files.append(file)
+        entries.append((_hash(address), numbers[file], offset, size))
     array = np.array(entries, _ENTRY)
     _, first = np.unique(array["address"], return_index=True)  # of equal addresses the first one
     buffer = io.BytesIO()
     np.save(buffer, array[first])
     write_whole(f"{path}.npy", buffer.getvalue())
+    if damaged:
+        write_whole(f"{path}.bad.jsonl", "".join(damaged))
     write_whole(f"{path}.json", json.dumps(files))
 
 
@@ -115,8 +122,8 @@ def _hash(address: str) -> int:
     return int.from_bytes(hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
-def _entries(path: str) -> Iterator[tuple[str, str, int, int]]:
-    """(address, file, offset, size) of each medium that a file lists."""
+def _entries(path: str) -> Iterator[tuple[str, str, int, int] | Dropped]:
+    """(address, file, offset, size) of each medium that a file lists; a Dropped for whatever is damaged of a tar."""
     if path.endswith(".tar"):
         yield from _tar_entries(path)
     elif path.endswith(".parquet"):
@@ -129,11 +136,12 @@ def _entries(path: str) -> Iterator[tuple[str, str, int, int]]:
         raise ValueError(f"images={path!r}: give a folder, img2dataset's .tar files, or .csv, .tsv, .parquet tables.")
 
 
-def _tar_entries(path: str) -> Iterator[tuple[str, str, int, int]]:
+def _tar_entries(path: str) -> Iterator[tuple[str, str, int, int] | Dropped]:
     """What comes before a damage is found; what comes after it will be missing."""
     key, found, address = None, None, ""
-    with contextlib.suppress(Damaged), open_file(path) as file:
-        with damage(), tarfile.open(fileobj=file, mode="r:") as archive:
+    size, reached = size_of(path), 0
+    try:
+        with open_file(path) as file, damage(), tar.open_tar(file, "r:") as archive:
             for member in archive:
                 stem, suffix = tar.split_name(member.name)
                 if stem != key:
@@ -143,12 +151,19 @@ def _tar_entries(path: str) -> Iterator[tuple[str, str, int, int]]:
                 if suffix in (*tar.IMAGES, *tar.CLIPS):
                     found = (member.offset_data, member.size)
                 elif suffix == "json" and member.isreg() and member.size < tar.MAX_TEXT:
-                    fields = json.loads(archive.extractfile(member).read())
-                    address = fields.get("url") if isinstance(fields, dict) else ""
-                    address = address if isinstance(address, str) else ""
+                    data = archive.extractfile(member).read()
+                    fields = parse(data, f"{path}, {member.name!r} at byte {member.offset_data}")
+                    if isinstance(fields, Dropped):
+                        yield fields
+                    else:
+                        address = fields[1].get("url")
+                        address = address if isinstance(address, str) else ""
+                reached = min(archive.offset, size)
                 archive.members.clear()
-            if found and address:
-                yield (address, path, *found)
+    except Damaged as error:
+        yield Dropped("tar damaged", f"{path}, from byte {reached} on: {error}", bad=True)
+    if found and address:
+        yield (address, path, *found)
 
 
 def _table_entries(path: str, rows: Iterable[dict]) -> Iterator[tuple[str, str, int, int]]:

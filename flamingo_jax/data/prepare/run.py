@@ -2,6 +2,7 @@
 
 DIR/plan.json                     what is to be done, until it is done
 DIR/media.npy, .json              where media are, by their addresses       (when ``images`` is a glob)
+DIR/media.bad.jsonl               what of the tars with media is damaged
 DIR/evaluation.npy                hashes of benchmarks' images              (when ``duplicates.evaluation`` is so)
 DIR/repeated.npy                  what occurs too often                     (when ``duplicates`` counts something)
 DIR/00000-of-00002.array_record   the documents
@@ -12,6 +13,7 @@ DIR/manifest.json                 the files, and the report; when it is there, t
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable
 
@@ -21,6 +23,7 @@ from etils import epath
 from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import find_files
+from flamingo_jax.data.document import Dropped
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.prepare import local, shard, state
 from flamingo_jax.data.prepare import plan as plans
@@ -104,7 +107,16 @@ def _finish(plan: Plan, target: str) -> dict:
     """Writes the manifest, and removes what led to it."""
     report = {"format": plan.options.format, "source": plan.options.source}
     report |= {"documents": 0, "media": 0, "bad": 0, "drops": {}, "first_drops": {}}
+    shard.add(report, _damage_of_media(target))
     files = state.gather(target, plan.names, report, shard.add)
     shard.check_share(report, plan.options.max_bad, least=1)
-    state.finish(target, plan.names, files, report, plans.fingerprint(plan))
+    state.finish(target, [*plan.names, shard.INDEX], files, report, plans.fingerprint(plan))
     return report
+
+
+def _damage_of_media(target: str) -> dict:
+    """The report of what was damaged when the index of media was made, be it in an earlier run."""
+    path, tally = epath.Path(f"{target}/{shard.INDEX}.bad.jsonl"), shard.Tally(max_bad=1.0)
+    lines = path.read_text().splitlines() if path.exists() else []
+    list(tally.filter(Dropped(**json.loads(line)) for line in lines))
+    return tally.report
