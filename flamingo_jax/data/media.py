@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import stat
@@ -18,7 +19,7 @@ from etils import epath
 
 from flamingo_jax.data.corpus import find_files
 from flamingo_jax.data.document import Dropped
-from flamingo_jax.data.file import open_file, size_of, write_whole
+from flamingo_jax.data.file import open_file, save_array, size_of, write_whole
 from flamingo_jax.data.formats import tar
 from flamingo_jax.data.formats.lines import parse
 from flamingo_jax.data.formats.packed import Damaged, damage
@@ -26,7 +27,11 @@ from flamingo_jax.data.formats.packed import Damaged, damage
 MAX_BYTES = 500_000_000
 """Larger files of media are not read."""
 
-_ENTRY = np.dtype([("address", "u8"), ("file", "u4"), ("offset", "u8"), ("size", "i8")])  # size -1: the whole file
+_ENTRY = np.dtype([("address", "u8"), ("name", "u8"), ("offset", "u8"), ("size", "i8")])
+"""A medium: the hash of its address; where among the names of files its file's is, and where it is in that file. Its
+size is -1 for the whole file."""
+
+_CHUNK = 65_536  # entries that are Python objects at once: such take ten times the memory
 
 
 def in_folder(folder: str) -> Callable[[str], bytes | Dropped]:
@@ -73,49 +78,83 @@ class Index:
 
     def __init__(self, path: str, folder: str):
         """Raises OSError naming ``path`` if it cannot be read."""
-        self._files = json.loads(open_file(f"{path}.json").read())
-        where = epath.Path(f"{path}.npy")
-        local = "://" not in path
-        self._entries = np.load(path + ".npy", mmap_mode="r") if local else np.load(io.BytesIO(where.read_bytes()))
+        self._entries, self._names = _load(f"{path}.npy"), _load(f"{path}.names.npy")
         self._folder = in_folder(folder)
 
     def __call__(self, address: str) -> bytes | Dropped:
-        key = _hash(address)
+        key = np.uint64(_hash(address))  # for an int, all would be copied
         at = int(np.searchsorted(self._entries["address"], key))
         if at < len(self._entries) and self._entries["address"][at] == key:
-            _, file, offset, size = self._entries[at].item()
-            return _read(self._files[file], offset, size, address)
+            _, name, offset, size = self._entries[at].item()
+            return _read(_name(self._names, name), offset, size, address)
         if "://" in address and not address.startswith("file:"):
             return Dropped("medium missing", address)
         return self._folder(address)
 
 
-def write_index(source: str, path: str) -> None:
-    """Writes ``path``.npy and .json: where the media of a glob of img2dataset's tars, or of tables url -> file, are.
+def _load(path: str) -> np.ndarray:
+    """An array, which stays on disk where that is this machine's: all workers share it."""
+    try:
+        return np.load(path, mmap_mode="r") if "://" not in path else np.load(io.BytesIO(epath.Path(path).read_bytes()))
+    except OSError as error:
+        raise OSError(f"Cannot read the file {path}: {error.strerror or error}.") from None
 
-    What is damaged of the tars is listed in ``path``.bad.jsonl, a ``Dropped`` a line. The .json comes last.
+
+def write_index(source: str, path: str) -> None:
+    """Writes where the media of a glob of img2dataset's tars, or of tables url -> file, are.
+
+    ``path``.names.npy has the files' names, ``path``.npy the entries, by their addresses; it comes last. What is
+    damaged of the tars is listed in ``path``.bad.jsonl, a ``Dropped`` a line.
 
     Raises ValueError when nothing matches, a table lacks the columns url and file, or a file is of another format.
     """
-    files, entries, damaged = [], [], []
-    numbers: dict[str, int] = {}
-    for item in (item for name in find_files(source) for item in _entries(name)):
+    names, damaged = bytearray(), []
+    rows = _rows((item for name in find_files(source) for item in _entries(name)), names, damaged)
+    chunks = [np.array(chunk, _ENTRY) for chunk in iter(lambda: list(itertools.islice(rows, _CHUNK)), [])]
+    save_array(f"{path}.names.npy", np.frombuffer(names, np.uint8))
+    del names
+    if damaged:
+        write_whole(f"{path}.bad.jsonl", "".join(damaged))
+    save_array(f"{path}.npy", _sort(chunks))
+
+
+def _rows(
+    items: Iterable[tuple[str, str, int, int] | Dropped], names: bytearray, damaged: list[str]
+) -> Iterator[tuple[int, int, int, int]]:
+    """The entries of what ``_entries`` gives. Adds to the names of files, and to the lines about what is damaged."""
+    last, place = None, 0
+    for item in items:
         if isinstance(item, Dropped):
             damaged.append(json.dumps(dataclasses.asdict(item)) + "\n")
             continue
         address, file, offset, size = item
-        if file not in numbers:
-            numbers[file] = len(files)
-            files.append(file)
-        entries.append((_hash(address), numbers[file], offset, size))
-    array = np.array(entries, _ENTRY)
-    _, first = np.unique(array["address"], return_index=True)  # of equal addresses the first one
-    buffer = io.BytesIO()
-    np.save(buffer, array[first])
-    write_whole(f"{path}.npy", buffer.getvalue())
-    if damaged:
-        write_whole(f"{path}.bad.jsonl", "".join(damaged))
-    write_whole(f"{path}.json", json.dumps(files))
+        if file != last:
+            last, place = file, len(names)
+            encoded = file.encode("utf-8", "surrogateescape")  # names of files are any bytes
+            names += len(encoded).to_bytes(4, "little") + encoded
+        yield _hash(address), place, offset, size
+
+
+def _name(names: np.ndarray, place: int) -> str:
+    """The name of a file, which ``_rows`` has put there."""
+    start = place + 4
+    length = int.from_bytes(names[place:start].tobytes(), "little")
+    return names[start : start + length].tobytes().decode("utf-8", "surrogateescape")
+
+
+def _sort(chunks: list[np.ndarray]) -> np.ndarray:
+    """All entries by their addresses; of equal addresses the first one. Empties ``chunks``, for they may be large."""
+    entries = np.empty(sum(map(len, chunks)), _ENTRY)
+    end = len(entries)
+    while chunks:
+        chunk = chunks.pop()
+        entries[end - len(chunk) : end] = chunk
+        end -= len(chunk)
+    order = np.argsort(entries["address"], kind="stable")
+    for field in _ENTRY.names:  # one after the other, for a copy of all is large
+        entries[field] = entries[field][order]
+    repeated = np.flatnonzero(entries["address"][1:] == entries["address"][:-1]) + 1
+    return np.delete(entries, repeated) if len(repeated) else entries
 
 
 def _hash(address: str) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,6 +119,39 @@ def test_what_is_no_tar_file_is_listed(tmp_path):
         assert found(index(tmp_path, "a.tar", data), 1) == []
         [(reason, place)] = listed(tmp_path)
         assert reason == "tar damaged" and place.startswith("a.tar, from byte 0 on: "), place
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_of_equal_addresses_the_first_one_is_found(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(media, "_CHUNK", chunk)
+    for name, numbers in (("c.tar", range(6)), ("a\udcff.tar", (4, 4)), ("b.tar", (3, 4, 5, 3))):  # not UTF-8
+        data = [(f"{n}-{i}{suffix}", content) for n, i in enumerate(numbers) for suffix, content in named(i, name, n)]
+        (tmp_path / name).write_bytes(pack(*data))
+    media.write_index(f"{tmp_path}/*.tar", f"{tmp_path}/index")
+    find = media.Index(f"{tmp_path}/index", str(tmp_path))
+    where = ["c.tar 0", "c.tar 1", "c.tar 2", "b.tar 0", "a\udcff.tar 0", "b.tar 2"]
+    assert [find(f"http://x.example/{i}").decode("utf-8", "surrogateescape") for i in range(6)] == where
+
+
+def named(i, *parts):
+    content = " ".join(map(str, parts)).encode("utf-8", "surrogateescape")
+    return (".jpg", content), (".json", sample(i)[1][1])
+
+
+def test_an_index_takes_few_bytes_an_image(tmp_path, monkeypatch):
+    """Lists of Python's objects took 280; for a table, whose files have names of 30 bytes each, 450."""
+    count = 100_000
+    monkeypatch.setattr(media, "_CHUNK", 1000)
+    monkeypatch.setattr(media, "find_files", lambda source: [source])
+    for most, name, size in ((100, "a.tar", 9), (160, "some/folder/with/%09d.jpg", -1)):
+        items = ((f"http://x.example/{i}", name % i if "%" in name else name, i, size) for i in range(count))
+        monkeypatch.setattr(media, "_entries", lambda path, items=items: items)
+        tracemalloc.start()
+        media.write_index("x", f"{tmp_path}/index")
+        peak = tracemalloc.get_traced_memory()[1]
+        media.Index(f"{tmp_path}/index", "")
+        tracemalloc.stop()
+        assert peak < most * count, f"{peak / count} bytes an image"
 
 
 def test_a_table_says_where_files_are(tmp_path):

@@ -1,7 +1,7 @@
 """One preparation, from raw files to a dataset: its steps, each of which is skipped when it is done already.
 
 DIR/plan.json                     what is to be done, until it is done
-DIR/media.npy, .json              where media are, by their addresses       (when ``images`` is a glob)
+DIR/media.npy, media.names.npy    where media are, by their addresses       (when ``images`` is a glob)
 DIR/media.bad.jsonl               what of the tars with media is damaged
 DIR/evaluation.npy                hashes of benchmarks' images              (when ``duplicates.evaluation`` is so)
 DIR/repeated.npy                  what occurs too often                     (when ``duplicates`` counts something)
@@ -24,6 +24,7 @@ from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import find_files
 from flamingo_jax.data.document import Dropped
+from flamingo_jax.data.file import save_array
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.prepare import local, shard, state
 from flamingo_jax.data.prepare import plan as plans
@@ -67,7 +68,7 @@ def prepare(
     driver = driver or functools.partial(local.run, workers=workers, blame=shard.blame)
     total = sum(task.size for tasks in plan.shards for task in tasks)
     report = state.Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
-    if options.images and not epath.Path(options.images).is_dir() and not (folder / f"{shard.INDEX}.json").exists():
+    if options.images and not epath.Path(options.images).is_dir() and not (folder / f"{shard.INDEX}.npy").exists():
         media.write_index(options.images, f"{target}/{shard.INDEX}")
     _hash_evaluation(plan, target, driver)
     _count(plan, target, driver, report)
@@ -89,7 +90,7 @@ def _hash_evaluation(plan: Plan, target: str, driver: Driver) -> None:
     hashes = np.unique(np.concatenate([shard.load_array(part) for part in parts]))
     if not len(hashes):
         raise ValueError(f"duplicates.evaluation={plan.options.duplicates.evaluation!r} matches no readable image.")
-    shard.save_array(os.fspath(path), hashes)
+    save_array(os.fspath(path), hashes)
 
 
 def _count(plan: Plan, target: str, driver: Driver, report: Callable[[int], None]) -> None:
@@ -100,7 +101,7 @@ def _count(plan: Plan, target: str, driver: Driver, report: Callable[[int], None
     census = duplicates.count([])
     for name in plan.names:
         census = duplicates.merge([census, shard.load_array(f"{target}/{name}{shard.CENSUS}")])
-    shard.save_array(path, duplicates.repeated(census, rules))
+    save_array(path, duplicates.repeated(census, rules))
 
 
 def _finish(plan: Plan, target: str) -> dict:
