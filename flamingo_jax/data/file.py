@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 from typing import BinaryIO
 
+import numpy as np
 from etils import epath
 
 
@@ -32,6 +34,13 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # in a folder without permission, the error above says it
             temporary.unlink(missing_ok=True)
+
+
+def save_array(path: str, array: np.ndarray) -> None:
+    """Writes an array as .npy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_whole(path, buffer.getvalue())
 
 
 def open_file(path: str) -> BinaryIO:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,20 +53,105 @@ def test_folders_pipes_and_impossible_names_are_missing(tmp_path):
         assert media.in_folder(str(tmp_path))(name).reason == "medium missing"
 
 
-def test_an_index_of_tar_files_finds_what_comes_before_a_damage(tmp_path):
-    members = []
-    for i in range(3):
-        members += [
-            (f"{i}.jpg", b"%d" % i * 1000),
-            (f"{i}.json", json.dumps({"url": f"http://x.example/{i}"}).encode()),
-        ]
-    data = pack(*members)
-    whole = index(tmp_path, "a.tar", data)
-    assert [whole(f"http://x.example/{i}") for i in range(3)] == [b"%d" % i * 1000 for i in range(3)]
-    cut = index(tmp_path, "a.tar", data[: data.index(b"2.json")])
-    assert cut("http://x.example/1") == b"1" * 1000 and cut("http://x.example/2").reason == "medium missing"
-    bad = index(tmp_path, "a.tar", data.replace(b'{"url"', b'["url"', 1))
-    assert bad("http://x.example/0").reason == "medium missing"
+def sample(i, record=None):
+    fields = json.dumps({"url": f"http://x.example/{i}"}).encode() if record is None else record
+    return (f"{i}.jpg", b"%d" % i * 1000), (f"{i}.json", fields)
+
+
+def found(index, count):
+    """Which of the first ``count`` samples' images an index finds, all of them whole."""
+    data = [index(f"http://x.example/{i}") for i in range(count)]
+    assert all(item == b"%d" % i * 1000 or item.reason == "medium missing" for i, item in enumerate(data))
+    return [i for i, item in enumerate(data) if isinstance(item, bytes)]
+
+
+def listed(tmp_path):
+    """(reason, place) of what was damaged when the index was made, whose list is removed."""
+    path = tmp_path / "index.bad.jsonl"
+    items = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    path.unlink(missing_ok=True)
+    assert all(item["bad"] for item in items)
+    return [(item["reason"], item["place"].replace(f"{tmp_path}/", "")) for item in items]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (b'["url": 1}', "line not JSON"),
+        (b"\xff", "line not JSON"),
+        (b"[" * 100_000, "line not JSON"),
+        (b"[]", "line not an object"),
+        (b"{}", None),
+        (b'{"url": 3}', None),
+    ],
+)
+def test_a_bad_member_of_a_tar_file_costs_one_image(tmp_path, record, reason):
+    whole = index(tmp_path, "a.tar", pack(*(member for i in range(5) for member in sample(i))))
+    assert found(whole, 5) == [0, 1, 2, 3, 4] and not listed(tmp_path)
+    data = pack(*(member for i in range(5) for member in sample(i, record if i == 2 else None)))
+    assert found(index(tmp_path, "a.tar", data), 5) == [0, 1, 3, 4]
+    assert [(kind, place.partition(":")[0]) for kind, place in listed(tmp_path)] == (
+        [(reason, f"a.tar, '2.json' at byte {data.index(record)}")] if reason else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        (lambda data: data[: data.index(b"2.json")], "a.tar, from byte 6656 on: "),
+        (lambda data: data[: data.index(b"2.json") + 100], "a.tar, from byte 6656 on: "),
+        (lambda data: data[: data.index(b"2.json") + 520], "a.tar, from byte 6656 on: "),
+        (lambda data: data[: data.index(b"2.jpg") + 700], "a.tar, from byte 5820 on: "),
+        (lambda data: data.replace(b"2.jpg", b"x.jpg", 1), "a.tar, from byte 5120 on: "),
+    ],
+    ids=["between members", "in a header", "in an address", "in an image", "checksum"],
+)
+def test_an_index_of_tar_files_finds_what_comes_before_a_damage_and_lists_it(tmp_path, damage, place):
+    data = pack(*(member for i in range(5) for member in sample(i)))
+    damaged = index(tmp_path, "a.tar", damage(data))
+    assert found(damaged, 5) == [0, 1]
+    [(reason, where)] = listed(tmp_path)
+    assert reason == "tar damaged" and where.startswith(place), where
+
+
+def test_what_is_no_tar_file_is_listed(tmp_path):
+    for data in (b"", b"garbage" * 1000, b"\x1f\x8b" + b"\0" * 1000):
+        assert found(index(tmp_path, "a.tar", data), 1) == []
+        [(reason, place)] = listed(tmp_path)
+        assert reason == "tar damaged" and place.startswith("a.tar, from byte 0 on: "), place
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_of_equal_addresses_the_first_one_is_found(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(media, "_CHUNK", chunk)
+    for name, numbers in (("c.tar", range(6)), ("a\udcff.tar", (4, 4)), ("b.tar", (3, 4, 5, 3))):  # not UTF-8
+        data = [(f"{n}-{i}{suffix}", content) for n, i in enumerate(numbers) for suffix, content in named(i, name, n)]
+        (tmp_path / name).write_bytes(pack(*data))
+    media.write_index(f"{tmp_path}/*.tar", f"{tmp_path}/index")
+    find = media.Index(f"{tmp_path}/index", str(tmp_path))
+    where = ["c.tar 0", "c.tar 1", "c.tar 2", "b.tar 0", "a\udcff.tar 0", "b.tar 2"]
+    assert [find(f"http://x.example/{i}").decode("utf-8", "surrogateescape") for i in range(6)] == where
+
+
+def named(i, *parts):
+    content = " ".join(map(str, parts)).encode("utf-8", "surrogateescape")
+    return (".jpg", content), (".json", sample(i)[1][1])
+
+
+def test_an_index_takes_few_bytes_an_image(tmp_path, monkeypatch):
+    """Lists of Python's objects took 280; for a table, whose files have names of 30 bytes each, 450."""
+    count = 100_000
+    monkeypatch.setattr(media, "_CHUNK", 1000)
+    monkeypatch.setattr(media, "find_files", lambda source: [source])
+    for most, name, size in ((100, "a.tar", 9), (160, "some/folder/with/%09d.jpg", -1)):
+        items = ((f"http://x.example/{i}", name % i if "%" in name else name, i, size) for i in range(count))
+        monkeypatch.setattr(media, "_entries", lambda path, items=items: items)
+        tracemalloc.start()
+        media.write_index("x", f"{tmp_path}/index")
+        peak = tracemalloc.get_traced_memory()[1]
+        media.Index(f"{tmp_path}/index", "")
+        tracemalloc.stop()
+        assert peak < most * count, f"{peak / count} bytes an image"
 
 
 def test_a_table_says_where_files_are(tmp_path):

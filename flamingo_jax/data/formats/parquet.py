@@ -6,7 +6,8 @@ where the download failed), as LAION, COYO and DataComp list addresses, and as H
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,13 +21,16 @@ from flamingo_jax.data.formats import column
 from flamingo_jax.data.formats.packed import FREE_BYTES, MAX_RATIO, Damaged
 
 ROWS = 10_000  # of a task
-_BATCH = 4  # rows that are unpacked at once; more are hardly faster, and all may hold the largest value of a dictionary
+_PARTS = 32  # tasks of one row group, at most: each reads it from its beginning
+_BATCH = (
+    16  # rows that are unpacked at once; more are hardly faster, and all may hold the largest value of a dictionary
+)
 
 ROLES = {"media": column.MEDIA, "caption": column.CAPTIONS}
 
 
 def tasks(path: str, options: CorpusConfig) -> Iterator[Task]:
-    """Tasks of ``ROWS`` rows. Raises ValueError when columns are missing."""
+    """Parts of a file. Raises ValueError when columns are missing."""
     yield from cut(path, options, ROLES)
 
 
@@ -54,7 +58,7 @@ def pairs(place: str, row: dict[str, Any], folder: str, corpus: Corpus, source: 
 def cut(
     path: str, options: CorpusConfig, roles: column.Roles, optional: Collection[str] = (), media: float = 1.0
 ) -> Iterator[Task]:
-    """Tasks of ``ROWS`` rows of a Parquet file, and one task for a file that is damaged.
+    """Tasks of about ``ROWS`` rows of a Parquet file, and one task for a file that is damaged.
 
     Args:
         roles, optional: see ``column.choose``.
@@ -68,7 +72,7 @@ def cut(
         with open_file(path) as file:
             table = _open(file, size)
             names = table.schema_arrow.names
-            count = table.metadata.num_rows
+            groups = _groups(table)
             kinds = {field.name: field.type for field in table.schema_arrow}
     except Damaged:
         yield Task(path, size=size)
@@ -76,9 +80,28 @@ def cut(
     chosen = column.choose(roles, options.columns, names, path, optional)
     if any(_holds_bytes(kinds[name]) for name in chosen.values()):
         media = 0.0
-    for start in range(0, count, ROWS):
-        stop = min(start + ROWS, count)
-        yield Task(path, start, stop, (stop - start) * (size // count + int(media * MEDIUM_BYTES)))
+    for start, stop in _parts(groups):
+        yield Task(path, start, stop, (stop - start) * (size // sum(groups) + int(media * MEDIUM_BYTES)))
+
+
+def _parts(groups: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of tasks: row groups that have up to ``ROWS`` rows together, or equal parts of a larger one.
+
+    groups: the rows of each.
+    """
+    start = stop = 0
+    for count in groups:
+        if start < stop and stop - start + count > ROWS:
+            yield start, stop
+            start = stop
+        stop += count
+        if count > ROWS:
+            parts = min(-(-count // ROWS), _PARTS)
+            bounds = [start + count * part // parts for part in range(parts + 1)]
+            yield from itertools.pairwise(bounds)
+            start = stop
+    if start < stop:
+        yield start, stop
 
 
 def rows(
@@ -95,22 +118,23 @@ def rows(
             return
         names = column.choose(roles, options.columns, table.schema_arrow.names, task.path, optional)
         start = 0
-        for group in range(table.num_row_groups):
-            stop = start + table.metadata.row_group(group).num_rows
+        for group, count in enumerate(_groups(table)):
+            stop = start + count
             if start < (stop if task.stop is None else task.stop) and stop > task.start:
-                for item in _group(table, group, list(names.values()), start, task, most):
-                    if isinstance(item, tuple):
-                        number, row = item
-                        yield f"{source}:{number}", {role: row[name] for role, name in names.items()}
+                for number, row in _group(table, group, list(names.values()), start, task, most):
+                    if isinstance(row, Exception):
+                        yield Dropped("parquet damaged", f"{source}, rows from {number} on: {row}", bad=True)
                     else:
-                        yield Dropped("parquet damaged", f"{source}, rows from {start} on: {item}", bad=True)
+                        yield f"{source}:{number}", {role: row[name] for role, name in names.items()}
             start = stop
 
 
 def _group(
     table: pq.ParquetFile, group: int, names: list[str], start: int, task: Task, most: int
-) -> Iterator[tuple[int, dict[str, Any]] | Exception]:
-    """(number, row) for those rows of a row group that a task has.
+) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """(number, row) for those rows of a row group that a task has; (number, error) for one that cannot be read.
+
+    No row can be read after a damage; the task that has the first of these tells it, and those of later rows do not.
 
     start: the number of the group's first row. most: see ``_batches``.
     """
@@ -122,7 +146,8 @@ def _group(
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk
                 raise
-            yield error
+            if start >= task.start:
+                yield start, error
             return
         if batch is None:
             return
@@ -130,7 +155,7 @@ def _group(
             try:
                 yield start + i, batch.slice(i, 1).to_pylist()[0]
             except ValueError as error:  # text that is not UTF-8
-                yield error
+                yield start + i, error
         start += batch.num_rows
 
 
@@ -156,9 +181,17 @@ def _open(file, size: int) -> pq.ParquetFile:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise Damaged(str(error)) from None
-    if table.metadata.num_rows > 8 * size:  # a row takes a bit at least; its header may claim any number
-        raise Damaged(f"it claims {table.metadata.num_rows} rows in {size} bytes")
+    groups = _groups(table)
+    if sum(groups) > 8 * size:  # a row takes a bit at least; its header may claim any number
+        raise Damaged(f"it claims {sum(groups)} rows in {size} bytes")
+    if min(groups, default=0) < 0 or sum(groups) != table.metadata.num_rows:
+        raise Damaged(f"it claims {table.metadata.num_rows} rows, its row groups {sum(groups)}")
     return table
+
+
+def _groups(table: pq.ParquetFile) -> list[int]:
+    """The rows of each row group."""
+    return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -55,6 +55,24 @@ def is_tar(path: str) -> bool:
     return ".tar" in path.lower().rpartition("/")[2]
 
 
+def open_tar(file: BinaryIO, mode: str) -> tarfile.TarFile:
+    """Opens a tar file that is not packed. It, and whatever is read of it, raises tarfile.ReadError for damage."""
+    return tarfile.open(fileobj=file, mode=mode, tarinfo=_Header)
+
+
+class _Header(tarfile.TarInfo):
+    """Raises for every damaged header; tarfile would take all but the first for the end of the archive, silently."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # the zeros at the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
 def split_name(path: str) -> tuple[str, str]:
     """(key, suffix in lower case) of a member: its key is the path up to the first dot of the file name."""
     folder, _, name = path.rpartition("/")
@@ -98,7 +116,7 @@ def _members(file: BinaryIO, source: str, limits: Mapping[str, int]) -> Iterator
     """(name, content) of each member; the content of what is not among ``limits`` is None."""
     last = ""
     try:
-        with damage(), tarfile.open(fileobj=file, mode="r|") as tar:
+        with damage(), open_tar(file, "r|") as tar:
             for member in tar:
                 last = member.name
                 most = limits.get(split_name(last)[1])

@@ -1,7 +1,8 @@
 """One preparation, from raw files to a dataset: its steps, each of which is skipped when it is done already.
 
 DIR/plan.json                     what is to be done, until it is done
-DIR/media.npy, .json              where media are, by their addresses       (when ``images`` is a glob)
+DIR/media.npy, media.names.npy    where media are, by their addresses       (when ``images`` is a glob)
+DIR/media.bad.jsonl               what of the tars with media is damaged
 DIR/evaluation.npy                hashes of benchmarks' images              (when ``duplicates.evaluation`` is so)
 DIR/repeated.npy                  what occurs too often                     (when ``duplicates`` counts something)
 DIR/00000-of-00002.array_record   the documents
@@ -12,6 +13,7 @@ DIR/manifest.json                 the files, and the report; when it is there, t
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable
 
@@ -22,6 +24,8 @@ from etils import epath
 from flamingo_jax.config import CorpusConfig
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import find_files
+from flamingo_jax.data.document import Dropped
+from flamingo_jax.data.file import save_array
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.prepare import local, shard, state
 from flamingo_jax.data.prepare import plan as plans
@@ -82,7 +86,7 @@ def prepare(
             )
         total = sum(task.size for tasks in plan.shards for task in tasks)
         report = state.Progress(progress, total * (2 if duplicates.needs_census(options.duplicates) else 1))
-        if has_index and not (folder / f"{shard.INDEX}.json").exists():
+        if has_index and not (folder / f"{shard.INDEX}.npy").exists():
             media.write_index(options.images, f"{target}/{shard.INDEX}")
         _hash_evaluation(plan, target, driver)
         _count(plan, target, driver, report)
@@ -104,7 +108,7 @@ def _hash_evaluation(plan: Plan, target: str, driver: Driver) -> None:
     hashes = np.concatenate([shard.load_array(part) for part in parts])
     if not len(hashes):
         raise ValueError(f"duplicates.evaluation={plan.options.duplicates.evaluation!r} matches no readable image.")
-    shard.save_array(os.fspath(path), hashes)
+    save_array(os.fspath(path), hashes)
 
 
 def _count(plan: Plan, target: str, driver: Driver, report: Callable[[int], None]) -> None:
@@ -115,18 +119,27 @@ def _count(plan: Plan, target: str, driver: Driver, report: Callable[[int], None
     census = duplicates.count([])
     for name in plan.names:
         census = duplicates.merge([census, shard.load_array(f"{target}/{name}{shard.CENSUS}")])
-    shard.save_array(path, duplicates.repeated(census, rules))
+    save_array(path, duplicates.repeated(census, rules))
 
 
 def _finish(plan: Plan, target: str) -> dict:
     """Writes the manifest, and removes what led to it."""
     report = {"format": plan.options.format, "source": plan.options.source}
     report |= {"documents": 0, "media": 0, "bad": 0, "drops": {}, "first_drops": {}}
+    shard.add(report, _damage_of_media(target))
     files = state.gather(target, plan.names, report, shard.add)
     shard.check_share(report, plan.options.max_bad, least=1)
     if evaluation := plan.options.duplicates.evaluation:
         unreadable = len(find_files(evaluation)) - len(shard.load_array(f"{target}/{shard.EVALUATION}"))
         if unreadable:
             report["drops"][_UNREADABLE], report["first_drops"][_UNREADABLE] = unreadable, evaluation
-    state.finish(target, plan.names, files, report, plans.fingerprint(plan))
+    state.finish(target, [*plan.names, shard.INDEX], files, report, plans.fingerprint(plan))
     return report
+
+
+def _damage_of_media(target: str) -> dict:
+    """The report of what was damaged when the index of media was made, be it in an earlier run."""
+    path, tally = epath.Path(f"{target}/{shard.INDEX}.bad.jsonl"), shard.Tally(max_bad=1.0)
+    lines = path.read_text().splitlines() if path.exists() else []
+    list(tally.filter(Dropped(**json.loads(line)) for line in lines))
+    return tally.report

@@ -19,7 +19,7 @@ from etils import epath
 from flamingo_jax.data import media, record
 from flamingo_jax.data.corpus import Corpus, find_files
 from flamingo_jax.data.document import Document, Dropped, Raw, encode
-from flamingo_jax.data.file import write_whole
+from flamingo_jax.data.file import save_array, write_whole
 from flamingo_jax.data.filters import duplicates
 from flamingo_jax.data.formats import FORMATS
 from flamingo_jax.data.prepare.local import Report
@@ -143,7 +143,7 @@ def _crashes(target: str) -> frozenset[str]:
 def _raws(plan: Plan, target: str, index: int, report: Report) -> Iterator[tuple[int, Raw | Dropped]]:
     """(number of its task, item) for all items of a shard, in order."""
     base = plan.options.images if epath.Path(plan.options.images or "-").is_dir() else plan.root
-    indexed = epath.Path(f"{target}/{INDEX}.json").exists()
+    indexed = epath.Path(f"{target}/{INDEX}.npy").exists()
     find = media.Index(f"{target}/{INDEX}", base) if indexed else media.in_folder(base)
     corpus = Corpus(plan.options, plan.root, find)
     read = FORMATS[plan.options.format].read
@@ -192,13 +192,6 @@ def check_share(report: dict, most: float, least: int) -> None:
             f"{report['bad']} of {total} documents and media are damaged, more than max_bad={most}:\n{firsts}\n"
             "Mend the raw files, or give a larger max_bad to leave them out."
         )
-
-
-def save_array(path: str, array: np.ndarray) -> None:
-    """Writes an array as .npy, whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_whole(path, buffer.getvalue())
 
 
 def load_array(path: str) -> np.ndarray:

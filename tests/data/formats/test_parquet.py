@@ -1,5 +1,6 @@
 """Pairs in Parquet: img2dataset's and video2dataset's output, lists of addresses, and Hugging Face's images."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from prepared import levels, pack, picture, run
 
-from flamingo_jax.config import CorpusConfig
+from flamingo_jax.config import CorpusConfig, TextRules
+from flamingo_jax.data import record
 from flamingo_jax.data.formats import parquet
 from flamingo_jax.data.prepare import prepare
 from flamingo_jax.data.prepare.plan import make_plan
@@ -117,16 +119,36 @@ def test_cells_of_other_types_are_no_media_and_no_captions(tmp_path):
     assert report["drops"] == {"pair without medium": 2, "pair without caption": 2}
 
 
-@pytest.mark.parametrize("group", [3, 10, 100])
-def test_files_are_cut_into_tasks_of_rows_whatever_their_row_groups(tmp_path, monkeypatch, group):
+@pytest.mark.parametrize(
+    ("group", "bounds"),
+    [
+        (3, [0, 6, 12, 18, 20]),
+        (7, [0, 7, 14, 20]),
+        (10, [0, 5, 10, 15, 20]),
+        (18, [0, 6, 12, 18, 20]),
+        (20, [0, 6, 13, 20]),
+    ],
+)
+def test_files_are_cut_into_tasks_of_row_groups_or_of_parts_of_them(tmp_path, monkeypatch, group, bounds):
     monkeypatch.setattr(parquet, "ROWS", 7)
+    monkeypatch.setattr(parquet, "_PARTS", 4)
     monkeypatch.setattr(parquet, "_BATCH", 2)
     columns = {"jpg": pa.array([picture(50)] * 20, pa.binary()), "caption": [f"{i}" for i in range(20)]}
     write(tmp_path / "a.parquet", columns, row_group_size=group)
     plan = make_plan(CorpusConfig(format="parquet", source=f"{tmp_path}/a.parquet"))
-    assert [(task.start, task.stop) for task in plan.shards[0]] == [(0, 7), (7, 14), (14, 20)]
+    assert [(task.start, task.stop) for task in plan.shards[0]] == list(itertools.pairwise(bounds))
     _, documents = run("parquet", tmp_path / "a.parquet", tmp_path / "set")
     assert [d.text for d in documents] == [f"{i}" for i in range(20)]
+
+
+def test_a_row_group_is_read_by_few_tasks(tmp_path):
+    """Each task begins at the group's first row: many would take a time that is quadratic in its rows."""
+    path = write(tmp_path / "a.parquet", {"url": ["x"] * 1_000_000, "caption": [f"{i}" for i in range(1_000_000)]})
+    options = CorpusConfig(format="parquet", source=str(path))
+    tasks = list(parquet.tasks(str(path), options))
+    assert len(tasks) == 32 and (tasks[0].start, tasks[-1].stop) == (0, 1_000_000)
+    assert {task.stop - task.start for task in tasks} == {31_250}
+    assert [a.stop for a in tasks[:-1]] == [b.start for b in tasks[1:]]
 
 
 def test_damaged_files_cost_themselves(tmp_path):
@@ -164,6 +186,38 @@ def test_a_damaged_part_costs_its_row_group(tmp_path):
     assert report["first_drops"]["parquet damaged"].startswith("a.parquet, rows from 10 on: ")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damage_is_told_once_however_many_tasks_read_its_row_group(tmp_path, monkeypatch, workers):
+    """Of a row group's rows, those before the damage are there; its first row is told, by the task that has it."""
+    monkeypatch.setattr(parquet, "ROWS", 20)
+    columns = {"caption": [f"caption {i:06d}" for i in range(300)], "image": pa.array([picture(50)] * 300, pa.binary())}
+    layout = {"use_dictionary": ["image"], "compression": "none", "data_page_size": 500, "write_batch_size": 50}
+    path = write(tmp_path / "raw" / "a.parquet", columns, row_group_size=200, **layout)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"caption 000100") - 100  # in the header of its page, for pages hold 50 rows
+    data[at : at + 96] = b"\xff" * 96
+    path.write_bytes(data)
+    options = CorpusConfig(format="parquet", source=str(path), text=TextRules(formats=()), max_bad=1.0, shards=5)
+    report = prepare(options, tmp_path / "set", workers=workers)
+    places = [f"a.parquet:{i}" for i in (*range(96), *range(200, 300))]
+    dataset = record.Source(tmp_path / "set")
+    assert [dataset[i].key for i in range(len(dataset))] == places
+    assert report["drops"] == {"parquet damaged": 1} and report["bad"] == 1
+    assert report["first_drops"]["parquet damaged"].startswith("a.parquet, rows from 96 on: ")
+
+
+def test_row_groups_that_claim_other_rows_than_the_file_are_damage(tmp_path, monkeypatch):
+    path = write(tmp_path / "raw" / "a.parquet", downloaded([picture(50)] * 4), row_group_size=2)
+    write(tmp_path / "raw" / "b.parquet", downloaded([picture(50)]))
+    groups = parquet._groups
+    monkeypatch.setattr(
+        parquet, "_groups", lambda table: groups(table)[:1] if table.num_row_groups == 2 else groups(table)
+    )
+    report, documents = run("parquet", tmp_path / "raw/*.parquet", tmp_path / "set")
+    assert len(documents) == 1 and report["drops"] == {"parquet damaged": 1}
+    assert report["first_drops"]["parquet damaged"] == f"{path.name}: it claims 4 rows, its row groups 2"
+
+
 def test_text_that_is_not_utf8_costs_its_row(tmp_path):
     captions = pa.Array.from_buffers(
         pa.string(), 3, [None, pa.py_buffer(np.array([0, 1, 2, 3], np.int32)), pa.py_buffer(b"a\xffc")]
@@ -171,6 +225,7 @@ def test_text_that_is_not_utf8_costs_its_row(tmp_path):
     write(tmp_path / "a.parquet", pa.table({"jpg": pa.array([picture(50)] * 3, pa.binary()), "caption": captions}))
     report, documents = run("parquet", tmp_path / "a.parquet", tmp_path / "set")
     assert [d.text for d in documents] == ["a", "c"] and report["drops"] == {"parquet damaged": 1}
+    assert report["first_drops"]["parquet damaged"].startswith("a.parquet, rows from 1 on: ")
 
 
 def test_claims_of_many_rows_are_not_believed(tmp_path):
@@ -194,7 +249,10 @@ def test_what_unpacks_to_much_more_is_not_unpacked(tmp_path, monkeypatch, rows):
     report, documents = run("parquet", tmp_path / "*.parquet", tmp_path / "set", shards=1)
     assert path.stat().st_size < 10_000 and len(documents) == 1
     assert report["drops"] == {"parquet damaged": 1} | ({"image not readable": 16} if rows > 1 else {})
-    assert "rows from 0 on: they unpack to more than 200 times" in report["first_drops"]["parquet damaged"]
+    assert (
+        f"rows from {16 if rows > 1 else 0} on: they unpack to more than 200 times"
+        in report["first_drops"]["parquet damaged"]
+    )
 
 
 def test_no_flipped_bit_of_the_description_ends_the_process(tmp_path):

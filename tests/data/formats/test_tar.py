@@ -148,6 +148,13 @@ def test_of_a_truncated_tar_the_whole_samples_survive(tmp_path):
     assert report["first_drops"]["tar damaged"].startswith("00000.tar, after 'b.jpg': ")
 
 
+def test_a_damaged_header_is_not_the_end(tmp_path):
+    data = pack(*sample("a", "one"), *sample("b", "two"))
+    report, documents = read(tmp_path, data.replace(b"b.txt", b"x.txt", 1))
+    assert [d.text for d in documents] == ["one"]
+    assert report["drops"] == {"tar damaged": 1, "pair without caption": 1} and report["bad"] == 1
+
+
 @pytest.mark.parametrize("data", [b"", b"garbage" * 1000, b"\x1f\x8b" + b"\0" * 1000, b"PK\3\4" + b"\0" * 1000])
 def test_what_is_no_tar_is_dropped(tmp_path, data):
     report, documents = read(tmp_path, data)

@@ -11,6 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import pack
 
 from flamingo_jax.config import CorpusConfig, DuplicateRules, TextRules
 from flamingo_jax.data import image, record
@@ -241,6 +242,36 @@ def test_a_preparation_that_finds_nothing_but_damage_stops_early(tmp_path):
     (tmp_path / "a.jsonl").write_text("{\n" * 5000)
     with pytest.raises(ValueError, match="1000 of 1000 documents and media are damaged"):
         prepare("text", f"{tmp_path}/a.jsonl", tmp_path / "set", max_bad=0.5)
+
+
+def test_damaged_tars_with_media_are_in_the_report_and_the_list(tmp_path, monkeypatch):
+    """Also when the preparation was interrupted after it had found the media."""
+    picture(tmp_path / "a.jpg")
+    members = []
+    for i in range(10):
+        fields = b"{" if i == 2 else json.dumps({"url": f"https://x.example/{i}"}).encode()
+        members += [(f"{i}.jpg", (tmp_path / "a.jpg").read_bytes()), (f"{i}.json", fields)]
+    (tmp_path / "0.tar").write_bytes(pack(*members))
+    (tmp_path / "1.tar").write_bytes(pack(*members)[:700])
+    (tmp_path / "a.csv").write_text("url,caption\n" + "".join(f"https://x.example/{i},text\n" for i in range(10)))
+    options = {"images": f"{tmp_path}/*.tar", "workers": 1, "columns": {"media": "url"}}
+    whole = prepare("table", f"{tmp_path}/a.csv", tmp_path / "a", **options)
+    assert whole["documents"] == 9 and whole["bad"] == 2
+    assert whole["drops"] == {"line not JSON": 1, "tar damaged": 1, "medium missing": 1}
+    assert whole["first_drops"]["tar damaged"].startswith(f"{tmp_path}/1.tar, from byte ")
+    listed = (tmp_path / "a" / "media.bad.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in listed] == ["line not JSON", "tar damaged"]
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shard, "write_shard", interrupt)
+        prepare("table", f"{tmp_path}/a.csv", tmp_path / "b", **options)
+    assert prepare("table", f"{tmp_path}/a.csv", tmp_path / "b", **options) == whole
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
 
 
 def test_an_unreadable_page_stops_the_workers(site, tmp_path):
