@@ -94,6 +94,12 @@ def test_damage_is_named(tmp_path):
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
     with pytest.raises(ValueError, match="schema 99"):
         record.Source(folder)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
-        record.Source(folder)
+    (entry,) = list(manifest["files"].values())[:1]
+    wrong = [{"files": []}, {"files": {"a": None}}, {"files": {"../a": entry}}, {"count": "4"}]
+    wrong += [
+        {"files": {"a": {**entry, key: value}}} for key, value in (("records", -1), ("bytes", 1.5), ("sha256", 0))
+    ]
+    for content in ("{", "[" * 100_000, *(json.dumps(manifest | changes) for changes in wrong)):
+        (folder / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match="manifest.json is damaged"):
+            record.Source(folder)

@@ -165,6 +165,9 @@ def test_visdial(converted):
         ("val", dialogues("val2018", dialogue(1, turn(0, 1))), "has no ratings of image_id 1"),
         ("val", dialogues("val2018", dialogue(185565, turn(0, 1), turn(1, 2))), "no lists of the same length"),
         ("val", dialogues("val2018", {"image_id": 185565, "caption": "x"}), "dialog is no list"),
+        ("val", ["data"], "visdial_1.0_val.json has a list, but an object is expected"),
+        ("val", {}, "visdial_1.0_val.json has None at data, but an object is expected"),
+        ("val", {"data": "dialogs"}, "visdial_1.0_val.json has a text at data, but an object is expected"),
         ("val_dense_annotations", [{"round_id": 1}], "item 0: image_id is missing"),
     ],
 )
