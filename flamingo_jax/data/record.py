@@ -90,7 +90,7 @@ class Source:
     """
 
     def __init__(self, directory: str | os.PathLike):
-        """Raises ValueError naming the file if the dataset or one of its files is missing, cut or of another schema."""
+        """Raises ValueError naming it if the dataset is empty, or it or a file is missing, cut or of another schema."""
         self._directory = epath.Path(directory)
         self.manifest = read_manifest(directory)
         instructions = []
@@ -103,9 +103,10 @@ class Source:
             if size != entry["bytes"]:
                 raise ValueError(f"{path} has {size} bytes in place of {entry['bytes']}; prepare the dataset anew.")
             instructions.append(_Whole(os.fspath(path), entry["records"]))
-        self._records = array_record_data_source.ArrayRecordDataSource(
-            [instruction for instruction in instructions if instruction.take]
-        )
+        filled = [instruction for instruction in instructions if instruction.take]
+        if not filled:
+            raise ValueError(f"The dataset {directory} has no documents; prepare it anew.")
+        self._records = array_record_data_source.ArrayRecordDataSource(filled)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -38,6 +38,13 @@ def test_a_shard_without_documents(tmp_path):
     assert [source[i].key for i in range(len(source))] == ["0", "1"]
 
 
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_dataset_without_documents_is_named(tmp_path, shards):
+    write(tmp_path / "set", [], shards)
+    with pytest.raises(ValueError, match="dataset .*set has no documents"):
+        record.Source(tmp_path / "set")
+
+
 def test_a_failing_source_leaves_nothing(tmp_path):
     def failing():
         yield from map(encode, documents(3))
