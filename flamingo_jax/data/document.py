@@ -123,8 +123,19 @@ def decode(data: bytes) -> Document:
                 f"schema {schema!r} was written by another version; this one reads {SCHEMA}: prepare the dataset anew"
             )
         document = Document(**{field.name: fields[field.name] for field in dataclasses.fields(Document)})
-        if not (isinstance(document.text, str) and all(isinstance(f, bytes) for m in document.media for f in m)):
+        if not _is_typed(document):
             raise ValueError("a field has the wrong type")
         return document
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise ValueError(f"These {len(data)} bytes are not an encoded document: {error}.") from None
+
+
+def _is_typed(document: Document) -> bool:
+    texts = (document.key, document.text, document.source)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(document.positions, tuple)
+        and all(type(position) is int for position in document.positions)  # a bool is none
+        and all(isinstance(part, tuple) for part in (document.media, *document.media))
+        and all(isinstance(frame, bytes) for frames in document.media for frame in frames)
+    )

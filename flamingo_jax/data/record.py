@@ -90,7 +90,7 @@ class Source:
     """
 
     def __init__(self, directory: str | os.PathLike):
-        """Raises ValueError naming the file if the dataset or one of its files is missing, cut or of another schema."""
+        """Raises ValueError naming it if the dataset is empty, or it or a file is missing, cut or of another schema."""
         self._directory = epath.Path(directory)
         self.manifest = read_manifest(directory)
         instructions = []
@@ -103,9 +103,10 @@ class Source:
             if size != entry["bytes"]:
                 raise ValueError(f"{path} has {size} bytes in place of {entry['bytes']}; prepare the dataset anew.")
             instructions.append(_Whole(os.fspath(path), entry["records"]))
-        self._records = array_record_data_source.ArrayRecordDataSource(
-            [instruction for instruction in instructions if instruction.take]
-        )
+        filled = [instruction for instruction in instructions if instruction.take]
+        if not filled:
+            raise ValueError(f"The dataset {directory} has no documents; prepare it anew.")
+        self._records = array_record_data_source.ArrayRecordDataSource(filled)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -131,18 +132,35 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     path = epath.Path(directory) / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        schema, _ = manifest["schema"], manifest["files"].items()
+        schema = manifest["schema"]
     except OSError as error:
         raise ValueError(
             f"There is no dataset at {directory} (cannot read {path}: {error.strerror or error})."
         ) from None
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged; prepare the dataset anew.") from None
     if schema != document_lib.SCHEMA:
         raise ValueError(
             f"{path} has schema {schema!r}, this version reads {document_lib.SCHEMA}; prepare the dataset anew."
         )
+    if not _is_whole(manifest):
+        raise ValueError(f"{path} is damaged; prepare the dataset anew.")
     return manifest
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest says what readers look up, and names no file outside of its folder."""
+    files = manifest.get("files")
+    if type(manifest.get("count")) is not int or not isinstance(files, dict):
+        return False
+    return all(
+        name == os.path.basename(name)
+        and name not in ("", ".", "..")
+        and isinstance(entry, dict)
+        and all(type(entry.get(key)) is int and 0 <= entry[key] < 2**63 for key in ("records", "bytes"))
+        and isinstance(entry.get("sha256"), str)
+        for name, entry in files.items()
+    )
 
 
 class _Whole:

@@ -6,16 +6,22 @@ import functools
 import gzip
 import io
 import json
+import pathlib
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
 
+import msgpack
 import numpy as np
 import pyarrow.parquet as pq
+from array_record.python import array_record_module
 from prepared import pack
 from valid import parquet_file, zipped
+
+from flamingo_jax.data import record
 
 NUMBERS = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 TOKENS = [
@@ -61,7 +67,26 @@ def damage_within(rng: np.random.Generator, name: str, data: bytes, other: bytes
         at = int(rng.integers(len(members)))
         members[at] = members[at][0], damage(rng, *members[at], other)
         return pack(*members)
+    if suffix == "array_record":
+        return damage_records(rng, data, other)
     return repair(name, overwrite(rng, data, other))
+
+
+def damage_records(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
+    """Damages a record of a dataset's file, or what it holds: the file's own checksums are right."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/file"
+        pathlib.Path(path).write_bytes(data)
+        reader = array_record_module.ArrayRecordReader(path)
+        records = reader.read(list(range(reader.num_records())))
+        reader.close()
+        at = int(rng.integers(len(records)))
+        if rng.random() < 0.5:
+            records[at] = overwrite(rng, records[at], other)
+        else:
+            records[at] = msgpack.packb(replace(rng, msgpack.unpackb(records[at])), unicode_errors="surrogatepass")
+        record.write_file(path, records)
+        return pathlib.Path(path).read_bytes()
 
 
 def unpack(data: bytes) -> list[tuple[str, bytes]]:

@@ -1,8 +1,10 @@
-"""A fuzzer of the readers: damages small valid corpora of every format, prepares them, and checks what comes out.
+"""A fuzzer of the readers: damages small valid folders of every format, reads them, and checks what comes out.
+
+Corpora of every format are prepared, evaluation sets are converted, datasets and benchmarks are read.
 
     python tests/data/fuzz.py --folder=DIR [--names=html,tar] [--first=0] [--count=1000000] [--seconds=60]
 
-A case is a name of ``valid.CORPORA`` and a number, which decide everything. The case that is being tried is in DIR/now,
+A case is a name of ``CASES`` and a number, which decide everything. The case that is being tried is in DIR/now,
 and its files are in DIR/NAME-NUMBER, where they stay if it fails; so a crash of the process leaves it there.
 """
 
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from damage import damage, pick
+from folders import FOLDERS, TRIES
 from valid import CORPORA, Corpora, Files
 
 from flamingo_jax.config import CorpusConfig, DuplicateRules, ImageRules, TextRules
@@ -38,10 +41,12 @@ from flamingo_jax.data.prepare.plan import make_plan
 SECONDS = 5.0
 """Of processor time that one case may take."""
 
-BYTES = 2_000_000_000
-"""That the process may hold at its peak."""
+BYTES = 3 << 29
+"""That the process may hold at its peak: 1.5 GiB."""
 
 SIZE = 48
+
+CASES = CORPORA | FOLDERS
 
 
 def prepare(options: CorpusConfig, folder: pathlib.Path) -> Iterator[Document | Dropped]:
@@ -108,6 +113,16 @@ def try_case(name: str, number: int, folder: pathlib.Path) -> str:
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
+    attempt = TRIES.get(name.split()[0], try_corpus)
+    try:
+        return attempt(folder, options, number)
+    except (ValueError, OSError) as error:
+        assert type(error) in (ValueError, OSError) and str(folder) in str(error), repr(error)
+        return "refused"
+
+
+def try_corpus(folder: pathlib.Path, options: dict, number: int) -> str:
+    """Prepares a corpus, which may raise; a quarter of the cases look for repetitions."""
     options = options | {key: f"{folder}/{options[key]}" for key in ("source", "images") if key in options}
     repeats = number % 4 == 0
     rules = DuplicateRules(pages=repeats, image_copies=repeats, paragraph_copies=repeats, in_page=repeats)
@@ -120,20 +135,16 @@ def try_case(name: str, number: int, folder: pathlib.Path) -> str:
         **options,
     )
     documents = drops = 0
-    try:
-        for outcome in prepare(config, folder):
-            check(outcome, config)
-            documents += isinstance(outcome, Document)
-            drops += isinstance(outcome, Dropped) and outcome.bad
-    except (ValueError, OSError) as error:
-        assert type(error) in (ValueError, OSError) and str(folder) in str(error), repr(error)
-        return "refused"
+    for outcome in prepare(config, folder):
+        check(outcome, config)
+        documents += isinstance(outcome, Document)
+        drops += isinstance(outcome, Dropped) and outcome.bad
     return f"{documents} documents, {drops} bad"
 
 
 @functools.cache
 def valid(name: str) -> Corpora:
-    return CORPORA[name]()
+    return CASES[name]()
 
 
 def choose(rng: np.random.Generator, files: Files) -> str:
@@ -150,7 +161,7 @@ def peak() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=pathlib.Path, required=True)
-    parser.add_argument("--names", default=",".join(CORPORA))
+    parser.add_argument("--names", default=",".join(CASES))
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=10**9)
     parser.add_argument("--seconds", type=float, default=10**9)

@@ -35,7 +35,11 @@ def test_impossible_documents_are_refused(positions, media):
         encode(PAGE) + b"x",
         msgpack.packb([1]),
         msgpack.packb({"schema": SCHEMA}),
-        msgpack.packb({**msgpack.unpackb(encode(PAGE)), "text": 3}),
+        *(
+            msgpack.packb({**msgpack.unpackb(encode(PAGE)), key: value})
+            for key, value in (("text", 3), ("key", None), ("source", {}), ("positions", [0.5] * len(PAGE.media)))
+        ),
+        msgpack.packb({**msgpack.unpackb(encode(PAGE)), "media": [{b"a": 1}] * len(PAGE.media)}),
         msgpack.packb({**msgpack.unpackb(encode(PAGE)), "positions": [9, 9, 9, 9]}),
     ],
 )

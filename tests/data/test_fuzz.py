@@ -1,4 +1,4 @@
-"""Damaged corpora of every format, prepared in a process of their own, which a decoder may crash: see fuzz.py.
+"""Damaged folders of every format, read in a process of their own, which a decoder may crash: see fuzz.py.
 
     FUZZ_SECONDS=3600 pytest -m slow -n 0 tests/data/test_fuzz.py
 
@@ -12,12 +12,15 @@ import sys
 import time
 
 import damage
+import folders
 import fuzz
 import numpy as np
+import public
 import pytest
 import valid
 
 from flamingo_jax.data import image
+from flamingo_jax.data.benchmarks import BENCHMARKS
 from flamingo_jax.data.formats import FORMATS
 
 HANGS = 60
@@ -47,21 +50,23 @@ def run(folder, *options, script=fuzz.__file__, hangs=HANGS):
 
 def test_every_format_is_fuzzed():
     assert {name.split()[0] for name in valid.CORPORA} == set(FORMATS)
+    assert {name.split()[0] for name in public.SETS} == set(BENCHMARKS)
+    assert {name.split()[0] for name in folders.FOLDERS} == {"set", "dataset", "benchmark"}
 
 
-@pytest.mark.parametrize("name", valid.CORPORA)
-def test_whole_corpora_are_documents(name, tmp_path):
-    documents, bad = fuzz.try_case(name, -1, tmp_path).split(", ")
-    assert int(documents.split()[0]) >= 2 and bad == "0 bad"
+@pytest.mark.parametrize("name", fuzz.CASES)
+def test_whole_folders_are_read(name, tmp_path):
+    found, bad = fuzz.try_case(name, -1, tmp_path).split(", ")
+    assert int(found.split()[0]) >= (1 if name.startswith("set") else 2) and bad == "0 bad"
 
 
-def test_damaged_corpora_are_documents_or_drops(tmp_path):
-    names = ",".join(name for name in valid.CORPORA if name != "tfds")  # which takes seconds to start
+def test_damaged_folders_are_documents_or_drops(tmp_path):
+    names = ",".join(name for name in fuzz.CASES if name != "tfds")  # which takes seconds to start
     assert "0 failures" in run(tmp_path / "f", f"--names={names}", "--count=6")
 
 
 @pytest.mark.slow
-def test_many_damaged_corpora_are_documents_or_drops(tmp_path):
+def test_many_damaged_folders_are_documents_or_drops(tmp_path):
     seconds, first = os.environ.get("FUZZ_SECONDS", "60"), os.environ.get("FUZZ_FIRST", "0")
     print(run(tmp_path / "f", f"--seconds={seconds}", f"--first={first}"))
 
@@ -79,7 +84,7 @@ def test_what_must_not_be_is_noticed(tmp_path, monkeypatch):
 )
 def test_a_crash_a_hang_and_an_exception_are_reported(tmp_path, wrong, said):
     script = tmp_path / "script.py"
-    script.write_text(f"import os, time, fuzz\nfuzz.CORPORA = {{'html': lambda: {wrong}}}\nfuzz.main()")
+    script.write_text(f"import os, time, fuzz\nfuzz.CASES = {{'html': lambda: {wrong}}}\nfuzz.main()")
     with pytest.raises(AssertionError, match=rf"at the case html 7 in .*f:(?s:.*){said}"):
         run(tmp_path / "f", "--first=7", "--count=1", "--names=html", script=script, hangs=2)
     assert (tmp_path / "f" / "html-7").is_dir()

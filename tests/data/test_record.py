@@ -38,6 +38,13 @@ def test_a_shard_without_documents(tmp_path):
     assert [source[i].key for i in range(len(source))] == ["0", "1"]
 
 
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_dataset_without_documents_is_named(tmp_path, shards):
+    write(tmp_path / "set", [], shards)
+    with pytest.raises(ValueError, match="dataset .*set has no documents"):
+        record.Source(tmp_path / "set")
+
+
 def test_a_failing_source_leaves_nothing(tmp_path):
     def failing():
         yield from map(encode, documents(3))
@@ -94,6 +101,12 @@ def test_damage_is_named(tmp_path):
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
     with pytest.raises(ValueError, match="schema 99"):
         record.Source(folder)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
-        record.Source(folder)
+    (entry,) = list(manifest["files"].values())[:1]
+    wrong = [{"files": []}, {"files": {"a": None}}, {"files": {"../a": entry}}, {"count": "4"}]
+    wrong += [
+        {"files": {"a": {**entry, key: value}}} for key, value in (("records", -1), ("bytes", 1.5), ("sha256", 0))
+    ]
+    for content in ("{", "[" * 100_000, *(json.dumps(manifest | changes) for changes in wrong)):
+        (folder / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match="manifest.json is damaged"):
+            record.Source(folder)

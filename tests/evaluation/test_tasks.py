@@ -169,13 +169,44 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="none/support.jsonl"):
         benchmark.read(tmp_path, "none")
     (tmp_path / "task").mkdir()
-    good = json.dumps({"id": "a", "media": ["a.png"], "attributes": {"shape": "star"}})
+    row = {"id": "a", "media": ["a.png"], "attributes": {"shape": "star"}}
+    good = json.dumps(row)
     for bad, message in (
         ("", "holds no items"),
         (good + "\n{", "line 2 is no valid JSON"),
         ('{"id": "a", "attributes": {"shape": "star"}}', "line 1 lacks media"),
         ('{"id": "a", "media": ["a", "b"], "attributes": {"shape": "star"}}', "has 2 media"),
+        ("[" * 100_000, "line 1 is no valid JSON"),
+        (good + "\n\xff", "support.jsonl is not UTF-8"),
+        (json.dumps({**row, "media": 3}), "line 1: media is 3, but must be a list of texts"),
+        (json.dumps({**row, "media": [None]}), "line 1: media is .*, but must be a list of texts"),
+        (json.dumps({**row, "answer": True}), "line 1: answer is True, but must be a text"),
+        (json.dumps({**row, "end": "2"}), "line 1: end is '2', but must be a number"),
+        (json.dumps({**row, "start": float("nan")}), "line 1: start is nan, but must be a number"),
+        (json.dumps({**row, "relevance": [True]}), r"line 1: relevance is \[True\], but must be a list of numbers"),
+        (json.dumps({**row, "turns": [["a"]]}), "line 1: turns is .*, but must be a list of pairs of texts"),
+        (json.dumps({**row, "attributes": {"n": 3}}), "line 1: attributes is .*, but must be an object of texts"),
     ):
-        (tmp_path / "task" / "support.jsonl").write_text(bad)
+        (tmp_path / "task" / "support.jsonl").write_text(bad, "latin-1")
         with pytest.raises(ValueError, match=message):
             benchmark.read(tmp_path, "task")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("words.json", "\xff", "words.json is not UTF-8"),
+        ("words.json", '["dax", 3]', "words.json is no list of texts"),
+        ("task/benchmark.json", '{"schema": 1, "images": []}', r"benchmark.json: images is \[\], but must be a text"),
+        ("task/benchmark.json", '{"schema": 1, "classes": "a"}', "benchmark.json: classes is 'a', but must be a list"),
+        ("task/benchmark.json", '{"schema": 1, "splits": {"query": 3}}', "benchmark.json: splits is .*, but must be"),
+    ],
+)
+def test_damaged_facts_are_named(tmp_path, file, content, message):
+    (tmp_path / "task").mkdir()
+    for split in ("support", "query"):
+        (tmp_path / "task" / f"{split}.jsonl").write_text('{"id": "a", "media": ["a.png"], "answers": []}')
+    assert benchmark.read(tmp_path, "task").query[0].answer == ""
+    (tmp_path / file).write_text(content, "latin-1")
+    with pytest.raises(ValueError, match=message):
+        benchmark.read(tmp_path, "task")

@@ -41,7 +41,8 @@ def read(source: Source) -> Iterator[dict | Dropped]:
     # The training split's options are a hundred million numbers that no prompt shows.
     value = load(path, keep(*(_RATED if rated else _KEYS)))
     rows = rows_of(value, path, "data", "dialogs")
-    lists = {key: expect(value["data"].get(key), list, path, ("data", key)) for key in ("questions", "answers")}
+    data = expect(expect(value, dict, path).get("data"), dict, path, ("data",))
+    lists = {key: expect(data.get(key), list, path, ("data", key)) for key in ("questions", "answers")}
     ratings = dict(_ratings(source.files["relevance"])) if rated else {}
 
     def make(row: dict) -> dict:

@@ -38,7 +38,7 @@ def write(
         for role, source in sources.items():
             split = _Split(source.split, kind.kind, index)
             _write_lines(draft, role, split.filter(kind.read(source)), report)
-            split.check(name, role, images, max_bad)
+            split.check(name, role, source, max_bad)
             report["splits"][role] = split.report
         files = sorted({path for source in sources.values() for path in source.files.values() if os.path.isfile(path)})
         facts |= {"splits": report["splits"], "sources": [_fingerprint(path, folder) for path in files]}
@@ -167,11 +167,12 @@ class _Split:
         line = {"id": key, "media": [path], "kind": self._kind, **item}
         return {name: value for name, value in line.items() if value not in ("", [], (), {}, None)}
 
-    def check(self, name: str, role: str, images: str, most: float) -> None:
+    def check(self, name: str, role: str, source: Source, most: float) -> None:
         """Raises ValueError when too much is left out, or nothing remains."""
         total = self.report["items"] + len(self._bad)
         if not total:
-            raise ValueError(f"The files of {name} have no item of its split {self.report['split']!r}, for {role}.")
+            files = " and ".join(source.files.values())
+            raise ValueError(f"The files of {name} have no item of its split {source.split!r}, for {role}: {files}.")
         if self.report["items"] and len(self._bad) <= most * total:
             return
         firsts: dict[str, tuple[int, str]] = {}
@@ -182,8 +183,8 @@ class _Split:
         raise ValueError(
             f"{len(self._bad)} of {total} {role} items of {name} are damaged or lack their medium, which is more than "
             f"max_bad={most}:{lines}\n"
-            f"Media were looked for in {images} and the folders in it (--images names another one). Where they are not "
-            "to be had any more, --set=max_bad=.. allows a larger share, and scores are of what is left."
+            f"Media were looked for in {source.images} and the folders in it (--images names another one). Where they "
+            "are not to be had any more, --set=max_bad=.. allows a larger share, and scores are of what is left."
         )
 
 

@@ -35,7 +35,7 @@ def verify(
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     faults, done = [], 0
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(files)), context, start_worker) as pool:
+    with ProcessPoolExecutor(max(1, min(workers, len(files))), context, start_worker) as pool:
         for (_, entry), found in zip(files, pool.map(_faults, *zip(*files, strict=True)), strict=True):
             faults += found
             done += json.loads(entry)["bytes"]
@@ -62,7 +62,7 @@ def _faults(path: str, entry_text: str) -> list[str]:
     try:
         reader = array_record_module.ArrayRecordReader(epath.Path(path).__fspath__(), "readahead_buffer_size:0")
     except Exception as error:  # the library raises many kinds
-        return [*faults, f"{path}: {str(error).splitlines()[0]}"]
+        return [*faults, f"{path}: {_first_line(error)}"]
     if reader.num_records() != entry["records"]:
         faults.append(f"{path}: {reader.num_records()} records in place of {entry['records']}")
     for number in range(reader.num_records()):
@@ -77,5 +77,9 @@ def _faults(path: str, entry_text: str) -> list[str]:
                     except ValueError as error:
                         faults.append(f"{path}, record {number} ({found.key}), medium {medium}: {error}")
         except Exception as error:
-            faults.append(f"{path}, record {number}: {str(error).splitlines()[0]}")
+            faults.append(f"{path}, record {number}: {_first_line(error)}")
     return faults
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]  # some have no message

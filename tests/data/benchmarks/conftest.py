@@ -1,8 +1,7 @@
 """Folders of public files, written by the tests themselves, and the way through the converter and back."""
 
-import json
-
 import pytest
+from public import encode
 
 from flamingo_jax.data.benchmarks import convert
 from flamingo_jax.evaluation import benchmark
@@ -18,9 +17,7 @@ def put(tmp_path):
         for name, content in {**files, **dict.fromkeys(media, b"")}.items():
             path = source / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not isinstance(content, (str, bytes)):
-                content = json.dumps(content)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            path.write_bytes(encode(content))
         return source
 
     return put

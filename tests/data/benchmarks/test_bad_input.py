@@ -95,7 +95,7 @@ def test_a_bad_item_is_left_out_and_named(okvqa, tmp_path, questions, annotation
         ('{"annotations": []}', "lacks the key questions; it has annotations"),
         ('{"questions": {}}', "has an object at questions, but a list is expected"),
         ('{"questions": null}', "has None at questions, but a list"),
-        ('{"questions": []}', "have no item of its split 'val', for query"),
+        ('{"questions": []}', "have no item of its split 'val', for query: .*val2014_questions.json and .*"),
         (b'{"questions": ["\xe9"]}', "is not UTF-8: .* at byte 16"),
         ('{"questions": []}'.encode("utf-16"), "is not UTF-8"),
         ("\n".join(map(json.dumps, GOOD[0])), "looks like JSON Lines"),

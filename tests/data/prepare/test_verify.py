@@ -1,15 +1,18 @@
 """A dataset is checked and looked at."""
 
+import json
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 from archives import picture
 from written import write
 
-from flamingo_jax.data import image
+from flamingo_jax.data import document, image, record
 from flamingo_jax.data.document import Document
+from flamingo_jax.data.prepare import verify as verify_lib
 from flamingo_jax.data.prepare.show import render
 from flamingo_jax.data.prepare.verify import verify
 from flamingo_jax.prepare import parse_options
@@ -40,6 +43,19 @@ def test_every_damage_is_told(tmp_path):
     assert any(re.search("Cannot read the file .*00002-of-00003", fault) for fault in faults)
     with pytest.raises(ValueError, match="no dataset at"):
         verify(tmp_path / "nothing")
+
+
+def test_a_dataset_without_files(tmp_path):
+    write(tmp_path / "set", [], 0)
+    assert verify(tmp_path / "set") == []
+
+
+def test_errors_without_a_message_are_faults(tmp_path, monkeypatch):
+    write(tmp_path / "set", [page(0)])
+    (path,) = (tmp_path / "set").glob("*.array_record")
+    entry = record.read_manifest(tmp_path / "set")["files"][path.name]
+    monkeypatch.setattr(document, "decode", mock.Mock(side_effect=MemoryError()))
+    assert verify_lib._faults(str(path), json.dumps(entry)) == [f"{path}, record 0: MemoryError()"]
 
 
 def test_documents_are_shown(tmp_path):
