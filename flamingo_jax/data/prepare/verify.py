@@ -43,6 +43,8 @@ def verify(
                 progress(done, total)
     if manifest["count"] != sum(entry["records"] for entry in manifest["files"].values()):
         faults.append(f"{directory}/{record.MANIFEST}: count is {manifest['count']}, but its files say otherwise")
+    if (reported := manifest["report"].get("documents", manifest["count"])) != manifest["count"]:
+        faults.append(f"{directory}/{record.MANIFEST}: its report says {reported}, but count is {manifest['count']}")
     return faults
 
 

@@ -58,6 +58,16 @@ def test_errors_without_a_message_are_faults(tmp_path, monkeypatch):
     assert verify_lib._faults(str(path), json.dumps(entry)) == [f"{path}, record 0: MemoryError()"]
 
 
+def test_a_manifest_that_contradicts_itself(tmp_path):
+    write(tmp_path / "set", map(page, range(6)), 3)
+    path = tmp_path / "set" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"report": {"documents": 7}}))
+    assert verify(tmp_path / "set") == [f"{path}: its report says 7, but count is 6"]
+    path.write_text(json.dumps(manifest | {"count": 7}))
+    assert verify(tmp_path / "set") == [f"{path}: count is 7, but its files say otherwise"]
+
+
 def test_documents_are_shown(tmp_path):
     write(tmp_path / "set", map(page, range(6)), 2)
     html = render(tmp_path / "set", count=2)
