@@ -30,7 +30,7 @@ class TextRules:
     formats: whose pages are held to them; those of the others were filtered by whoever published them.
     languages: codes of ISO 639-1 (of 639-3 where it has none) of the languages kept, () for all. language_score: the
     most likely language must be one of them and have this probability by fastText's classifier (the paper names no
-    number; OBELICS takes 0.8, RefinedWeb 0.65).
+    number; OBELICS takes 0.8, RefinedWeb 0.65); plain English, told by its commonest words, has 1.
 
     Quality (the first list of A.1.1): min_words, max_words; min_word_length, max_word_length, mean characters per word;
     max_symbols, "#" per word, and ellipses per word; max_bullets, share of lines that begin with a bullet;

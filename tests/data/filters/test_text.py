@@ -224,6 +224,16 @@ def test_odd_texts_have_a_reason(page):
     assert text.judge(page, ANY) in text.REASONS
 
 
+def test_plain_english_is_that_of_all_parts(monkeypatch):
+    english = "Every evening the old keeper climbed the narrow stairs and lit his lamp, though few ships passed here. "
+    german = GERMAN.replace("\n", " ")
+    assert language.is_plain_english(english * 40) and language.is_plain_english(english * 2)
+    for text_ in ("", english[:50], german, english * 20 + german * 20, english.upper() * 40, "the of and to " * 3):
+        assert not language.is_plain_english(text_), text_[:80]
+    monkeypatch.setattr(language, "_detector", None)
+    assert language.identify(english * 40, 0.9) == ("en", 1.0)
+
+
 def test_the_language_of_a_long_page_is_that_of_all_its_parts():
     english, german = STORY * 30, "Der alte Wärter stieg hinauf und zündete die Lampe an. " * 800
     assert language.identify(english, 0.8)[0] == "en" and language.identify(german, 0.8)[0] == "de"
