@@ -12,11 +12,10 @@ before the sentences that they fit best. Its options are keys of ``AlignConfig``
 
 from __future__ import annotations
 
-import ast
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tqdm
@@ -25,6 +24,7 @@ from absl import app, flags, logging
 from flamingo_jax import config as configs
 from flamingo_jax import errors
 from flamingo_jax.config import AlignConfig, CorpusConfig
+from flamingo_jax.config.assignments import parse_options
 
 flags.adopt_module_key_flags(errors)
 FORMAT = flags.DEFINE_string("format", None, "The raw files' format.")
@@ -147,28 +147,6 @@ def _convert() -> None:
         raise ValueError(f"--set={min(unknown)} is no option of evaluation sets; {hint}.")
     report = convert(FORMAT.value, SOURCE.value, TARGET.value, IMAGES.value, **options)
     print(describe(report))
-
-
-def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
-    """["text.min_words=20"] -> {"text": {"min_words": 20}}. Raises ValueError for what is no assignment."""
-    options: dict[str, Any] = {}
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"--set={assignment} sets nothing; it looks like --set=text.min_words=20.")
-        if path in ("format", "source", "images"):
-            raise ValueError(f"--set={assignment}: say --{assignment}.")
-        *groups, key = path.split(".")
-        place = options
-        for group in groups:
-            place = place.setdefault(group, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"--set={assignment}: {group} has been set to {place!r}, which has no {key}.")
-        try:
-            place[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):  # a word is a string
-            place[key] = value
-    return options
 
 
 def _follow(bar: tqdm.tqdm) -> Callable[[int, int], None]:

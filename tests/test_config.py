@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from flamingo_jax import config as configs
+from flamingo_jax.config.assignments import parse_options
 
 BASE = pathlib.Path(__file__).parents[1] / "configs" / "base.py"
 
@@ -99,3 +100,16 @@ def test_names_of_stages_and_datasets_are_those_of_the_config():
         configs.check_path("config.datasets.vpt.size", load())
     with pytest.raises(ValueError, match=r"mixture\.ltop is unknown; did you mean 'ltip'"):
         configs.check_path("config.stages.flamingo.mixture.ltop.weight", load())
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["size"], "--set=size sets nothing"),
+        (["text=5", "text.min_words=6"], "text has been set to 5, which has no min_words"),
+        (["format=html"], "--set=format=html: say --format=html"),
+    ],
+)
+def test_assignments_that_are_none(assignments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(assignments)

@@ -15,7 +15,6 @@ from flamingo_jax.data.document import Document
 from flamingo_jax.data.prepare import verify as verify_lib
 from flamingo_jax.data.prepare.show import render
 from flamingo_jax.data.prepare.verify import verify
-from flamingo_jax.prepare import parse_options
 
 FRAME = image.store(picture(0), 48)
 
@@ -75,19 +74,6 @@ def test_documents_are_shown(tmp_path):
     assert "page &lt;" in html and "second &lt;image&gt;" in html and "before &amp;" in html
     assert re.findall(r"phi = (\d) \((\d)\)", html) == [("0", "1"), ("1", "2"), ("2", "0")] * 2
     assert html == render(tmp_path / "set", count=2) and render(tmp_path / "set", count=99).count("<article>") == 6
-
-
-@pytest.mark.parametrize(
-    ("assignments", "message"),
-    [
-        (["size"], "--set=size sets nothing"),
-        (["text=5", "text.min_words=6"], "text has been set to 5, which has no min_words"),
-        (["format=html"], "--set=format=html: say --format=html"),
-    ],
-)
-def test_assignments_that_are_none(assignments, message):
-    with pytest.raises(ValueError, match=message):
-        parse_options(assignments)
 
 
 def test_the_command(tmp_path):
