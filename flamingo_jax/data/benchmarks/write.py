@@ -74,11 +74,11 @@ def _write_lines(draft: pathlib.Path, role: str, outcomes: Iterator[dict | Dropp
 
 
 def _check(name: str, kind: EvaluationSet, folder: str, images: str, query: str, max_bad: float) -> None:
-    for place in filter(None, (folder, images)):
+    for option, place, content in (("source", folder, "public files"), ("images", images or folder, "media")):
         if "://" in place:
             raise ValueError(f"{place!r} is an address, but evaluation sets are read from folders of this machine.")
         if not os.path.isdir(place):
-            raise ValueError(f"{place!r} is no folder; {name} needs the one that holds its public files.")
+            raise ValueError(f"{option}={place!r} is no folder; {name} needs the one that holds its {content}.")
     if query and query not in kind.query:
         raise ValueError(f"query={query!r} is no evaluation split of {name}; {suggest(query, kind.query)}.")
     if isinstance(max_bad, bool) or not isinstance(max_bad, (int, float)) or not 0 <= max_bad <= 1:

@@ -151,8 +151,8 @@ def test_all_missing_files_are_listed(tmp_path):
     ("options", "message"),
     [
         (dict(name="vqa2"), "no evaluation set; did you mean 'vqav2'"),
-        (dict(source="nowhere"), "'nowhere' is no folder"),
-        (dict(images="nowhere"), "'nowhere' is no folder"),
+        (dict(source="nowhere"), "source='nowhere' is no folder"),
+        (dict(images="nowhere"), "images='nowhere' is no folder"),
         (dict(source="gs://bucket/okvqa"), "is an address"),
         (dict(query="vall"), "no evaluation split of okvqa; did you mean 'val'"),
         (dict(query="train"), "no evaluation split of okvqa"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from prepared import pack
 
-from flamingo_jax.config import CorpusConfig, DuplicateRules, TextRules
+from flamingo_jax.config import CorpusConfig, TextRules
 from flamingo_jax.data import image, record
 from flamingo_jax.data.prepare import make, shard
 from flamingo_jax.data.prepare import prepare as prepare_
@@ -147,84 +147,6 @@ def test_a_table_of_clips(tmp_path):
         3,
     )
     assert [round(image.decode(frame).mean() / 20) for frame in document.media[0]] == [0, 2, 4]
-
-
-def test_a_table_without_the_columns_is_named(tmp_path):
-    (tmp_path / "t.csv").write_text("what,where\n")
-    with pytest.raises(
-        ValueError, match=r"t\.csv has the columns what, where, but no media .* and no caption .*say what"
-    ):
-        prepare("table", f"{tmp_path}/t.csv", tmp_path / "set")
-
-
-def test_mistakes_are_named_and_leave_nothing(tmp_path):
-    target = tmp_path / "out" / "set"
-    (tmp_path / "a.jsonl").write_text("{\n")
-    with pytest.raises(ValueError, match=r"No file matches source='.*missing/\*\.html'"):
-        prepare("html", f"{tmp_path}/missing/*.html", target)
-    with pytest.raises(ValueError, match="format='pdf' is unknown; .*html, .*tar, .*text"):
-        prepare("pdf", f"{tmp_path}/*", target)
-    with pytest.raises(ValueError, match=r"No document came out of '.*a\.jsonl': 1 x line not JSON \(first: a.jsonl:1"):
-        prepare("text", f"{tmp_path}/a.jsonl", target)
-    os.symlink(tmp_path / "nowhere", tmp_path / "b.jsonl")
-    with pytest.raises(OSError, match="Cannot read .*b.jsonl: No such file"):
-        prepare("text", f"{tmp_path}/*.jsonl", target)
-    assert not target.exists()
-
-
-def test_a_mended_mistake_is_no_other_preparation(tmp_path):
-    (tmp_path / "a.tsv").write_text("a caption\thttps://x.example/0\n")
-    place = tmp_path / "0.png"
-    picture(place)
-    (tmp_path / "index.csv").write_text("url,file\nhttps://x.example/0,0.png\n")
-    (tmp_path / "bad.csv").write_text("address\nx\n")
-    raw = ("cc3m", f"{tmp_path}/a.tsv", tmp_path / "set")
-    with pytest.raises(ValueError, match="No file matches images='nowhere'"):
-        prepare(*raw, images="nowhere")
-    with pytest.raises(ValueError, match="No file matches duplicates.evaluation='nowhere"):
-        prepare(*raw, duplicates=DuplicateRules(evaluation="nowhere/*.jpg"))
-    with pytest.raises(ValueError, match="must have the columns url and file"):
-        prepare(*raw, images=f"{tmp_path}/bad.csv")
-    assert prepare(*raw, images=f"{tmp_path}/index.csv")["documents"] == 1
-
-
-def test_a_dataset_among_its_raw_files(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n')
-    raw = ("text", f"{tmp_path}/**/*", tmp_path / "set")
-    assert prepare(*raw) == prepare(*raw)
-    with pytest.raises(ValueError, match="but for those of the dataset"):
-        prepare("text", f"{tmp_path}/set/*", tmp_path / "set")
-
-
-def test_places_that_are_no_files(tmp_path):
-    os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(OSError, match="a.jsonl: it is no regular file"):
-        prepare("text", f"{tmp_path}/a.jsonl", tmp_path / "set")
-    with pytest.raises(ValueError, match="it is a folder: name files, such as"):
-        prepare("text", str(tmp_path), tmp_path / "set")
-    (tmp_path / "b.jsonl").write_text('{"text": "good"}\n')
-    with pytest.raises(ValueError, match="b.jsonl is a file; name another place"):
-        prepare("text", f"{tmp_path}/b.jsonl", tmp_path / "b.jsonl")
-
-
-def test_text_rules_of_an_unknown_format(tmp_path):
-    with pytest.raises(ValueError, match=r"text.formats has 'htlm', which is unknown; did you mean 'html'"):
-        prepare("html", f"{tmp_path}/*", tmp_path / "set", text=TextRules(formats=("htlm",)))
-
-
-def test_two_preparations_of_one_dataset(tmp_path, monkeypatch):
-    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n')
-    raw = ("text", f"{tmp_path}/a.jsonl", tmp_path / "set")
-
-    def write(*arguments, write=shard.write_shard):
-        with pytest.raises(ValueError, match="Another process prepares .*set; wait for it"):
-            prepare(*raw)
-        write(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shard, "write_shard", write)
-        report = prepare(*raw)
-    assert report["documents"] == 1 and prepare(*raw) == report
 
 
 def test_too_much_damage_stops_and_a_larger_share_goes_on(tmp_path):
