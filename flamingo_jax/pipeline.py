@@ -19,7 +19,7 @@ import jax
 from flamingo_jax import sources
 from flamingo_jax.config import CorpusConfig, DatasetConfig, RunConfig, StageConfig
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.data import record, stream, tokenizer
+from flamingo_jax.data import packing, record, stream, tokenizer
 from flamingo_jax.data.prepare import is_prepared, prepare
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
@@ -53,24 +53,33 @@ def check(config: RunConfig) -> None:
         special = given.new_tokens, given.pad
     else:
         special = (tokenizer.SPECIALS.index(tokenizer.EOC),), tokenizer.SPECIALS.index(tokenizer.PAD)
-    shown = []  # (where the config says so, the objective whose model sees them, dataset)
+    shown = []  # (where the config says so, the objective whose model sees them, the examples' shape)
     for name in config.order:
         stage = config.stages[name]
         for dataset, mix in stage.mixture.items():
-            sharding.check_batch(mesh, f"config.stages.{name}.mixture.{dataset}", mix.batch_size)
-            shown.append((f"config.stages.{name}", stage.objective, dataset))
+            place = f"config.stages.{name}.mixture.{dataset}"
+            sharding.check_batch(mesh, place, mix)
+            if mix.pack > 1 and stage.objective == "contrastive":
+                raise ValueError(f"{place}.pack={mix.pack}: a contrastive stage compares whole rows; leave pack at 1.")
+            try:
+                shape = packing.row_shape(config.datasets[dataset].example, mix)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
+            shown.append((f"config.stages.{name} on {dataset}", stage.objective, shape))
     if any(objective == "flamingo" for _, objective, _ in shown):
         evaluated = (config.evaluation.image_dataset, config.evaluation.clip_dataset)
-        shown += [("config.evaluation", "flamingo", dataset) for dataset in evaluated]
+        shown += [
+            (f"config.evaluation on {dataset}", "flamingo", config.datasets[dataset].example) for dataset in evaluated
+        ]
     seen = set()
-    for place, objective, dataset in shown:
-        example = config.datasets[dataset].example
-        if (objective, example.frames) not in seen:
+    for place, objective, example in shown:
+        shape = (objective, example.length, example.media, example.frames)
+        if shape not in seen:
             try:
                 loop.check_model(mesh, OBJECTIVES[objective](config.model, *special), example)
             except ValueError as error:
-                raise ValueError(f"{place} on {dataset}: {error}") from error
-        seen.add((objective, example.frames))
+                raise ValueError(f"{place}: {error}") from error
+        seen.add(shape)
 
 
 def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
@@ -119,22 +128,25 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
     objective = OBJECTIVES[stage.objective](config.model, vocabulary.new_tokens, vocabulary.pad)
     initial, frozen = _pretrained(stage, config, workdir, objective, mesh)
     examples = {dataset: config.datasets[dataset].example for dataset in stage.mixture}
+    shapes = {dataset: packing.row_shape(examples[dataset], mix) for dataset, mix in stage.mixture.items()}
     with _timed(name, say):
         params, metrics = loop.train(
             loop.Stage(
                 name=name,
                 config=stage,
                 objective=objective,
-                examples=examples,
+                examples=shapes,
                 streams={
                     dataset: stream.stream(
-                        workdir / "data" / dataset,
+                        record.Source(workdir / "data" / dataset),
                         vocabulary,
                         examples[dataset],
-                        batch_size=mix.batch_size,
+                        mix,
                         seed=zlib.crc32(f"{config.seed}/{name}/{dataset}".encode()),
+                        name=dataset,
                         shard_index=jax.process_index(),
                         shard_count=jax.process_count(),
+                        streams=config.streams,
                     )
                     for dataset, mix in stage.mixture.items()
                 },
@@ -143,6 +155,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 mesh=mesh,
                 seed=config.seed,
                 directory=directory,
+                max_unreadable=config.streams.max_unreadable,
             ),
             say,
         )

@@ -7,17 +7,18 @@ from flamingo_jax.config.align import AlignConfig
 from flamingo_jax.config.build import build, check_path, to_json
 from flamingo_jax.config.clip import ClipTextConfig
 from flamingo_jax.config.corpus import CorpusConfig, DuplicateRules, ImageRules, TextRules
+from flamingo_jax.config.example import ColourConfig, ExampleConfig
 from flamingo_jax.config.language import LanguageConfig, LayerConfig, RopeConfig
 from flamingo_jax.config.model import PARTS, PRETRAINED, GatedConfig, ModelConfig, ResamplerConfig, TextTowerConfig
 from flamingo_jax.config.run import (
     DatasetConfig,
     EvaluationConfig,
-    ExampleConfig,
     MeshConfig,
     MixConfig,
     OptimizerConfig,
     RunConfig,
     StageConfig,
+    StreamsConfig,
     TokenizerConfig,
     WorldConfig,
 )
@@ -27,6 +28,7 @@ from flamingo_jax.config.vision import NFNetConfig, ViTConfig
 __all__ = [
     "AlignConfig",
     "ClipTextConfig",
+    "ColourConfig",
     "CorpusConfig",
     "DatasetConfig",
     "DuplicateRules",
@@ -47,6 +49,7 @@ __all__ = [
     "RopeConfig",
     "RunConfig",
     "StageConfig",
+    "StreamsConfig",
     "TextRules",
     "TextTowerConfig",
     "TokenizerConfig",

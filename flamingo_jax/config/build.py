@@ -33,13 +33,11 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
 
 # The smallest sensible value of a number, or of a tuple's numbers, by its name in whatever part of the config it is.
 _AT_LEAST = (
-    dict.fromkeys("steps log_every batch_size queries max_new_tokens max_frames frames size length".split(), 1)
+    dict.fromkeys("steps log_every batch_size queries max_new_tokens max_frames frames size length pack prefetch".split(), 1)
     | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size patch_size".split(), 1)
     | dict.fromkeys("widths depths strides stem grid".split(), 1)
-    | dict.fromkeys(
-        "media warmup text_shots weight expansion window first graft".split(),
-        0,
-    )
+    | dict.fromkeys("media warmup text_shots weight expansion window first graft".split(), 0)
+    | dict.fromkeys("row_length threads workers".split(), 0)
     | dict.fromkeys("shards image_copies paragraph_copies distance side deviation quality".split(), 0)
     | dict.fromkeys("min_words max_words min_word_length max_word_length max_symbols min_stop_words".split(), 0)
     | dict.fromkeys(["aspect"], 1)
@@ -52,7 +50,8 @@ _AT_LEAST = (
 _SHARES = frozenset(  # 0 to 1
     """
     stochastic_depth label_smoothing decay_fraction p_next leading_space max_bad b1 b2 language_score max_bullets
-    max_ellipses min_alphabetic max_repeated_lines max_repeated_line_characters
+    max_ellipses min_alphabetic max_repeated_lines max_repeated_line_characters flip brightness contrast saturation
+    max_unreadable
     """.split()
 )
 _MAY_BE_ZERO = {(ResamplerConfig, "frames"), (LanguageConfig, "head_size")}  # none, and the usual one

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from flamingo_jax.config.corpus import CorpusConfig
+from flamingo_jax.config.example import ExampleConfig
 from flamingo_jax.config.model import ModelConfig
 
 
@@ -35,25 +36,6 @@ class TokenizerConfig:
     path: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class ExampleConfig:
-    """Shape of a dataset's examples and the coin flips that make them (paper 2.4, A.3).
-
-    length: L, tokens. media: N per example. frames: T per medium. size: side S of the padded square, pixels.
-    p_next: probability that a page's text refers to the *next* image instead of the previous one.
-    leading_space: probability of one space before a caption (paired data).
-    fill: the mean value, 0..255 per channel, that pads images and stands for absent ones.
-    """
-
-    length: int
-    media: int = 1
-    frames: int = 1
-    size: int = 320
-    p_next: float = 0.5
-    leading_space: float = 0.0
-    fill: tuple[int, int, int] = (124, 116, 104)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetConfig(CorpusConfig):
     """One dataset: its raw files, how they become records, and what its examples look like.
@@ -66,10 +48,49 @@ class DatasetConfig(CorpusConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:
-    """One dataset's part in a stage: global batch size B and the weight lambda of its gradient."""
+    """One dataset's part in a stage: how many documents an update reads, and the weight lambda of its gradient.
+
+    batch_size: documents, over all hosts. pack: so many of them stand in one row of ``row_length`` tokens, for captions
+    fill half of a row of their own; they see nothing of each other. The rows of a batch are then batch_size / pack.
+
+    Raises:
+        ValueError: packed rows without a length, or that do not divide the batch.
+    """
 
     batch_size: int
     weight: float = 1.0
+    pack: int = 1
+    row_length: int = 0
+
+    def __post_init__(self):
+        if self.pack < 1 or (self.pack > 1) != (self.row_length > 0):
+            raise ValueError(
+                f"pack={self.pack} with row_length={self.row_length}: give the tokens of a row that holds pack > 1 "
+                "documents, and none where a row is a document."
+            )
+        if self.batch_size % self.pack:
+            raise ValueError(f"batch_size={self.batch_size} documents do not divide into rows of pack={self.pack}.")
+
+    @property
+    def rows(self) -> int:
+        """Rows of a global batch."""
+        return self.batch_size // self.pack
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamsConfig:
+    """How batches are made, on every host. Nothing of it changes what they hold.
+
+    threads: that make batches beside the training step, per dataset; 0 makes them when they are asked for.
+    workers: processes per dataset that do it instead, each with ``threads``.
+    prefetch: batches that are kept ready per thread or process at most; never more than half a GiB of them.
+    max_unreadable: share of the documents and media of a dataset that may be unreadable before the run stops.
+    """
+
+    threads: int = 1
+    workers: int = 0
+    prefetch: int = 2
+    max_unreadable: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,4 +175,5 @@ class RunConfig:
     stages: Mapping[str, StageConfig]
     order: tuple[str, ...]
     evaluation: EvaluationConfig
+    streams: StreamsConfig = StreamsConfig()
     world: WorldConfig | None = None

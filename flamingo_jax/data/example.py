@@ -1,135 +1,71 @@
 """The one example type: text tokens, a set of media, and for every token the medium that it sees.
 
-A web page, an image or a clip with its caption, and plain text all become this; so do the prompts of the evaluation,
-which are laid out by the same ``lay_out``.
+A web page, an image or a clip with its caption, and plain text all become this. A row holds one document, or several
+(``data/packing.py``).
 
     key           shape             type     meaning
     tokens        [L]               int32    <BOS> text <EOC><image> text <EOC> ... <EOS>, then <PAD>
     weights       [L]               float32  1 where tokens[l], predicted from l - 1, counts in the loss, else 0
+    segments      [L]               int32    which document of the row a token belongs to, from 1; 0 is padding
     media         [N, T, S, S, 3]   uint8    RGB; absent media are filled with the mean value
-    media_index   [L]               int32    phi: 0 sees no medium, i sees the i-th of this example (from 1)
+    media_index   [L]               int32    phi: 0 sees no medium, i sees the i-th of this row (from 1)
     media_mask    [N]               bool     True where there is a medium
+    unreadable    [2]               int32    how many documents and media are missing because they could not be read
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
 from flamingo_jax.config import ExampleConfig
-from flamingo_jax.data import image
+from flamingo_jax.data import image, medium
 from flamingo_jax.data.document import Document
+from flamingo_jax.data.layout import lay_out, media_index, split
+from flamingo_jax.data.medium import Look, draw_look
 from flamingo_jax.data.tokenizer import Tokenizer
 
-# A small dataset is decoded once, not in every epoch (four times the speed at 48 px). Of a large one, the first 256 MiB
-# are kept, which nearly never serves but costs no time.
-_FRAME_BYTES = 2**28
-_frames: dict[tuple, np.ndarray] = {}
 
+class Drawn(NamedTuple):
+    """An example whose media are not decoded yet: tokens, weights and media_index [n], n <= L; frames with their look.
 
-class Chunk(NamedTuple):
-    """A stretch of text, and whether a medium stands before it (the paper's chunk, 2.2)."""
-
-    text: str
-    medium: bool = True
-
-
-def split(document: Document) -> list[Chunk]:
-    """The document's chunks in reading order; only the first may lack a medium, and texts may be empty."""
-    bounds = (*document.positions, len(document.text))
-    chunks = [Chunk(document.text[: bounds[0]], medium=False)]
-    chunks += [Chunk(document.text[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
-    return chunks
-
-
-def lay_out(
-    chunks: Sequence[Chunk], tokenizer: Tokenizer, *, closed: bool = True, leading_space: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Chunks as one token sequence (paper 2.2, A.3): ``<BOS>`` then ``<image>text<EOC>`` each, and ``<EOS>``.
-
-        <BOS> see <EOC><image> a dog <EOC><image> a cat <EOC><EOS>      media_index, phi:
-          0    0    0     1    1  1    1     2    2  2    2    2        the last medium that came before (paper 2.3)
-
-    White space at a chunk's ends is dropped, so that a prompt and a page that look alike are alike. A chunk without
-    medium gets no ``<image>``; if it is empty besides, it is left out.
-
-    Args:
-        chunks: in reading order; plain ``(text, medium)`` tuples will do.
-        tokenizer: gives the ids.
-        closed: False leaves the last chunk open, without ``<EOC>`` and ``<EOS>``: a prompt to be continued.
-        leading_space: puts one space between ``<image>`` and its text.
-
-    Returns:
-        (tokens int32 [M], media_index int32 [M]), M as long as it takes.
+    name: of the document, for warnings.
     """
-    tokens = [tokenizer.bos]
-    eoc: list[int] = []
-    for text, medium in chunks:
-        text = text.strip()
-        if not (text or medium):
-            continue
-        tokens += eoc
-        if medium:
-            tokens.append(tokenizer.image)
-        if text:
-            tokens += tokenizer.encode(" " + text if medium and leading_space else text)
-        eoc = [tokenizer.eoc]
-    if closed:
-        tokens += eoc + [tokenizer.eos]
-    array = np.array(tokens, np.int32)
-    return array, media_index(array, tokenizer.image)
+
+    tokens: np.ndarray
+    weights: np.ndarray
+    media_index: np.ndarray
+    media: tuple[tuple[tuple[bytes, ...], Look], ...] = ()
+    name: str = ""
 
 
-def media_index(tokens: np.ndarray, image_id: int, following: bool = False) -> np.ndarray:
-    """phi of a token sequence, or of a window of one: 0 for none, i for the i-th ``<image>`` in ``tokens``.
-
-    An ``<image>`` sees its own medium. Other tokens see the last one before them or, if ``following``, the next one
-    after them; the paper does not say what text sees that has none on that side: here, nothing (0).
-
-        <BOS> see <EOC><image> a dog <EOC><image> a cat <EOC><EOS>
-          0    0    0     1    1  1    1     2    2  2    2    2      following=False
-          1    1    1     1    2  2    2     2    0  0    0    0      following=True
-
-    Args:
-        tokens: int [M]. image_id: the id of ``<image>``.
-
-    Returns:
-        int32 [M].
-    """
-    tags = tokens == image_id
-    index = np.cumsum(tags, dtype=np.int32)
-    if following:
-        count = index[-1] if len(index) else 0
-        index[~tags] += 1
-        index[index > count] = 0
-    return index
+NOTHING = Drawn(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32))
+"""What stands for an unreadable document: no token, so no weight."""
 
 
-def make_example(
-    document: Document, rng: np.random.Generator, tokenizer: Tokenizer, config: ExampleConfig
-) -> dict[str, np.ndarray]:
-    """Turns a document into an example: the dict that this file's heading describes.
+def draw(document: Document, rng: np.random.Generator, tokenizer: Tokenizer, config: ExampleConfig) -> Drawn:
+    """Turns a document into an example, up to the decoding of its media.
 
     The paper's recipe (2.4, A.3): a random window of L tokens when the document is longer, the first N media of it;
     with probability ``p_next`` all of its text refers to the next medium instead of the previous one; with probability
     ``leading_space`` a space stands before the texts of media. What the paper leaves open, and is decided here:
 
-    - ``<image>`` tags after the N-th are dropped. Their text stays, as context, but sees nothing and weighs nothing:
-      it describes what is withheld.
+    - Text before the window's first medium sees nothing, or that medium if text refers to the next one. Text after the
+      last one then sees nothing. Both count in the loss: they are plain text to the language model.
+    - ``<image>`` tags after the N-th are dropped. The text that refers to them stays, as context, but sees nothing and
+      weighs nothing: it describes what is withheld.
+    - A window may be without media, or begin within a text; its first token has nothing to be predicted from and
+      weighs nothing. A document without text is its media's tags and end tokens.
     - A document whose text precedes no medium, like a captioned image, has no text that could refer to a next medium
       and always uses the previous one; its window starts at the beginning, where its media are.
     - A clip of more than T frames gives T consecutive ones from a random start (the records hold one per second, as
       the paper's clips do); of fewer, the last is repeated.
     - Text alone, or any document if N is 0, is ``<BOS>text<EOS>``: ``<EOC>`` ends what belongs to a medium, and a
       language model is pretrained without it.
-
-    A medium that does not decode becomes a blank with ``media_mask`` False, and its text weighs nothing; nothing is
-    raised for it (``count_dummies`` counts it).
+    - A coin is tossed for each medium whether it is mirrored, and its colours are drawn; frames of a clip look alike.
 
     Args:
         document: any.
@@ -157,82 +93,86 @@ def make_example(
     weights[:1] = 0.0  # nothing comes before it that could predict it
     index[~kept] = 0
     stay = kept | ~tags
-    example = empty_example(config, tokenizer.pad)
-    length = int(stay.sum())
-    example["tokens"][:length] = tokens[stay]
-    example["weights"][:length] = weights[stay]
-    example["media_index"][:length] = index[stay]
-    for slot, frames in enumerate(document.media[skipped : skipped + min(config.media, int(tags.sum()))]):
-        first = int(rng.integers(max(1, len(frames) - config.frames + 1)))
-        try:
-            example["media"][slot] = load_medium(frames, config, first)
-            example["media_mask"][slot] = True
-        except ValueError as error:
-            example["weights"][example["media_index"] == slot + 1] = 0.0
-            logging.log_first_n(
-                logging.WARNING,
-                "Medium %d of document %s (%s) left blank: %s",
-                10,
-                skipped + slot,
-                document.key,
-                document.source,
-                error,
-            )
-    return example
+    media = document.media[skipped : skipped + min(config.media, int(tags.sum()))]
+    return Drawn(
+        tokens[stay],
+        weights[stay],
+        index[stay],
+        tuple((frames, draw_look(len(frames), rng, config)) for frames in media),
+        f"{document.key} ({document.source})",
+    )
 
 
-def load_medium(frames: Sequence[bytes], config: ExampleConfig, first: int = 0) -> np.ndarray:
-    """T frames from the ``first`` on, decoded and padded; where they end early, the last is repeated.
+def write(
+    drawn: Drawn,
+    row: dict[str, np.ndarray],
+    config: ExampleConfig,
+    number: int = 0,
+    at: int = 0,
+    length: int | None = None,
+    decode: Callable[[bytes, int], np.ndarray] = image.decode,
+) -> bool:
+    """Writes an example into a row, as document ``number`` (from 0) of it, its first tokens from place ``at`` on.
 
-    Returns:
-        uint8 [T, S, S, 3].
+    A medium that does not decode becomes a blank with ``media_mask`` False, its text weighs nothing, and it is counted
+    in ``unreadable``; nothing is raised for it. Returns whether all media were readable.
 
-    Raises:
-        ValueError: a frame does not decode.
+    Args:
+        drawn: what ``draw`` returned. row: the dict of this file's heading; its N slots number, number + 1, ... of
+            ``config.media`` each are written whole. config: of one document.
+        length: how many of the tokens are written; None for all.
+        decode: gives the pixels of a frame.
     """
-    chosen = frames[first : first + config.frames]
-    out = np.empty((config.frames, config.size, config.size, 3), np.uint8)
-    for i, data in enumerate(chosen):
-        out[i] = _frame(data, config.size, config.fill)
-    out[len(chosen) :] = out[len(chosen) - 1]
-    return out
+    count = len(drawn.tokens) if length is None else length
+    part, first = slice(at, at + count), number * config.media
+    row["tokens"][part] = drawn.tokens[:count]
+    weights = drawn.weights[:count].copy()
+    row["segments"][part] = number + 1
+    index = drawn.media_index[:count]
+    row["media_index"][part] = np.where(index > 0, index + first, 0)
+    whole = True
+    for slot in range(config.media):
+        out = row["media"][first + slot]
+        try:
+            if slot < len(drawn.media):
+                frames, look = drawn.media[slot]
+                medium.load(frames, config, look, decode=decode, out=out)
+                row["media_mask"][first + slot] = True
+                continue
+        except ValueError as error:
+            logging.log_first_n(logging.WARNING, "Medium %d of %s left blank: %s", 10, slot, drawn.name, error)
+            whole = False
+            row["unreadable"][1] += 1
+            weights[index == slot + 1] = 0.0
+        out[...] = image.blank(config.size, config.fill)
+    row["weights"][part] = weights
+    return whole
 
 
-def empty_example(config: ExampleConfig, pad: int = 0) -> dict[str, np.ndarray]:
-    """The dummy that stands for an unreadable document: padding alone, and no weight anywhere."""
+def make_example(
+    document: Document, rng: np.random.Generator, tokenizer: Tokenizer, config: ExampleConfig
+) -> dict[str, np.ndarray]:
+    """A document as the dict that this file's heading describes, alone in its row. See ``draw`` and ``write``."""
+    row = {key: value[0] for key, value in new_batch(config, 1, tokenizer.pad).items()}
+    write(draw(document, rng, tokenizer, config), row, config)
+    return row
+
+
+def new_batch(config: ExampleConfig, rows: int, pad: int = 0) -> dict[str, np.ndarray]:
+    """Rows [B, ...] without any token. ``media`` is not written yet and holds anything."""
     return {
-        "tokens": np.full(config.length, pad, np.int32),
-        "weights": np.zeros(config.length, np.float32),
-        "media": _blank(config).copy(),
-        "media_index": np.zeros(config.length, np.int32),
-        "media_mask": np.zeros(config.media, bool),
+        "tokens": np.full((rows, config.length), pad, np.int32),
+        "weights": np.zeros((rows, config.length), np.float32),
+        "segments": np.zeros((rows, config.length), np.int32),
+        "media": np.empty((rows, config.media, config.frames, config.size, config.size, 3), np.uint8),
+        "media_index": np.zeros((rows, config.length), np.int32),
+        "media_mask": np.zeros((rows, config.media), bool),
+        "unreadable": np.zeros((rows, 2), np.int32),
     }
 
 
-def empty_batch(config: ExampleConfig, batch_size: int, pad: int = 0) -> dict[str, np.ndarray]:
-    """``batch_size`` dummies, [B, ...]: the shapes and types of a batch."""
-    return {key: np.stack([value] * batch_size) for key, value in empty_example(config, pad).items()}
-
-
-def count_dummies(batch: dict[str, np.ndarray], tokenizer: Tokenizer) -> tuple[int, int]:
-    """How many documents of a batch were unreadable, and how many media that should be there were left blank."""
-    documents = int((batch["tokens"] == tokenizer.pad).all(-1).sum())
-    media = int((batch["tokens"] == tokenizer.image).sum() - batch["media_mask"].sum())
-    return documents, media
-
-
-def _frame(data: bytes, size: int, fill: tuple[int, int, int]) -> np.ndarray:
-    """Decodes and pads, or remembers having done so. uint8 [S, S, 3], not to be changed. Raises ValueError."""
-    key = (hashlib.blake2b(data, digest_size=16).digest(), size, fill)
-    pixels = _frames.get(key)
-    if pixels is None:
-        pixels = image.pad(image.decode(data, size), size, fill)
-        if (len(_frames) + 1) * pixels.nbytes <= _FRAME_BYTES:
-            _frames[key] = pixels
-    return pixels
-
-
-@functools.lru_cache(maxsize=16)
-def _blank(config: ExampleConfig) -> np.ndarray:
-    """uint8 [N, T, S, S, 3] of the mean value."""
-    return np.full((config.media, config.frames, config.size, config.size, 3), config.fill, np.uint8)
+def empty_batch(config: ExampleConfig, rows: int, pad: int = 0) -> dict[str, np.ndarray]:
+    """Rows [B, ...] of padding alone and absent media: the shapes and types of a batch."""
+    batch = new_batch(config, rows, pad)
+    batch["media"][...] = image.blank(config.size, config.fill)
+    return batch

@@ -106,10 +106,23 @@ class Source:
         filled = [instruction for instruction in instructions if instruction.take]
         if not filled:
             raise ValueError(f"The dataset {directory} has no documents; prepare it anew.")
+        self._files = [(instruction.filename, instruction.take) for instruction in filled]
         self._records = array_record_data_source.ArrayRecordDataSource(filled)
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def read(self, index: int, choice: float = 0.0) -> Document:
+        """``self[index]``; a record holds one document, so there is nothing to choose."""
+        return self[index]
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """(path of the file, number of the record in it) of the document at ``index``, for reports."""
+        for path, records in self._files:
+            if index < records:
+                return path, index
+            index -= records
+        raise IndexError(f"{self._directory} has {len(self)} documents.")
 
     def __getitem__(self, index: int) -> Document:
         """The document at ``index`` in [0, len). Raises IndexError outside, ValueError if the record is damaged."""

@@ -1,152 +1,208 @@
 """One dataset's endless stream of batches, whose whole state is one integer.
 
-Order, windows and coin flips are a pure function of (seed, global index of the example), so a stream that is set to a
-state goes on exactly, in another process, with another number of hosts or another number of threads.
+Order, windows, coin flips and packing are a pure function of (seed, global index of the document), so a stream that is
+set to a state goes on exactly: in another process, with other numbers of hosts, threads or workers, and even with
+another batch size.
 """
 
 from __future__ import annotations
 
+import collections
 import os
+import sys
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags, logging
 
-from flamingo_jax.config import ExampleConfig
-from flamingo_jax.data import record
-from flamingo_jax.data.example import count_dummies, empty_example, make_example
+from flamingo_jax.config import ExampleConfig, MixConfig, StreamsConfig
+from flamingo_jax.data import example as example_lib
+from flamingo_jax.data import medium, packing
 from flamingo_jax.data.tokenizer import Tokenizer
 
-# So many unreadable documents in a row mean that the dataset is gone, not that one record is damaged.
-_UNREADABLE_IN_A_ROW = 256
+# Batches that are ready wait in memory, per thread or worker process; a large one waits alone.
+_READY_BYTES = 2**29
 
 
 class Stream:
-    """An iterator over batches: the dict of ``data/example.py`` with a leading axis [B / shard_count, ...].
+    """An iterator over this host's part of every batch: the dict of ``data/example.py`` with a leading axis.
+
+    The parts of all hosts, one after another, are the batch that a single host would get.
 
     Attributes:
-        unreadable_documents, unreadable_media: how many dummies were handed out in place of damaged input so far.
+        count: documents of the dataset.
+        name: of the dataset, in messages.
     """
 
-    def __init__(self, batches: Any, directory: str | os.PathLike, tokenizer: Tokenizer):
-        """``batches``: a Grain ElasticIterator over examples of ``directory``."""
-        self._batches = batches
-        self._directory = directory
-        self._tokenizer = tokenizer
-        self._in_a_row = 0
-        self.unreadable_documents = 0
-        self.unreadable_media = 0
+    def __init__(self, make: _MakeBatch, name: str, streams: StreamsConfig):
+        self._make = make
+        self._streams = streams
+        self._batches: Any = None
+        self._next = 0
+        self._unreadable: collections.Counter[str] = collections.Counter()
+        self.count = len(make.source)
+        self.name = name
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Raises ValueError, naming the dataset, when hundreds of documents in a row cannot be read."""
+        if self._batches is None:
+            self._batches = self._open()
         batch = next(self._batches)
-        documents, media = count_dummies(batch, self._tokenizer)
-        self.unreadable_documents += documents
-        self.unreadable_media += media
-        self._in_a_row = self._in_a_row + documents if documents == len(batch["tokens"]) else 0
-        if self._in_a_row >= _UNREADABLE_IN_A_ROW:
-            raise ValueError(
-                f"The last {self._in_a_row} documents read from {self._directory} were unreadable; "
-                "prepare the dataset anew."
-            )
+        self._next += self._make.mix.batch_size
+        records = batch.pop("damaged")
+        for record in records[records >= 0].tolist():
+            shard, number = self._make.source.locate(record)
+            self._unreadable[shard] += 1
+            logging.warning("%s: record %d of %s, or a medium of it, cannot be read.", self.name, number, shard)
         return batch
 
     def get_state(self) -> int:
-        """The global index of the next batch's first example: the same on every host."""
-        return int(self._batches.get_state()["global_next_index"])
+        """The global index of the next batch's first document: the same on every host."""
+        return self._next
 
     def set_state(self, state: int) -> None:
         """Continues after the batches that had been taken when ``get_state`` returned ``state``."""
-        self._batches.set_state({"global_next_index": int(state)})
+        self.close()
+        self._next = int(state)
 
     def close(self) -> None:
         """Ends the background threads or processes."""
-        self._batches.close()
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def unreadable(self) -> str:
+        """The shards with the most unreadable records that this host has met, one a line; "" for none."""
+        return "\n".join(f"  {shard}: {count}" for shard, count in self._unreadable.most_common(10))
+
+    def _open(self) -> grain.DatasetIterator:
+        threads, workers = self._streams.threads, self._streams.workers
+        ready = max(1, min(self._streams.prefetch, _READY_BYTES // self._make.batch_bytes))
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ready * threads)
+        batches = grain.MapDataset.range(sys.maxsize).map(self._make.at(self._next)).to_iter_dataset(read)
+        if workers:
+            # Grain reads absl's flags in the workers' parent and fails when nobody parsed them (grain issue 1355).
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=ready))
+        return iter(batches)
 
 
 def stream(
-    directory: str | os.PathLike,
+    source: Any,
     tokenizer: Tokenizer,
     example: ExampleConfig,
+    mix: MixConfig,
     *,
-    batch_size: int,
     seed: int,
+    name: str | os.PathLike = "the dataset",
     shard_index: int = 0,
     shard_count: int = 1,
-    threads: int = 1,
-    workers: int = 0,
-    prefetch: int = 2,
+    streams: StreamsConfig | None = None,
 ) -> Stream:
-    """Streams a prepared dataset, shuffled anew in every epoch, for ever.
+    """Streams a dataset, shuffled anew in every epoch, for ever.
 
     Args:
-        directory: what ``prepare`` wrote.
+        source: random access to documents: ``data.record.Source``, or one of ``data/sources``.
         tokenizer: gives the ids.
-        example: the examples' shape and coin flips.
-        batch_size: B, over all hosts.
+        example: the shape of one document's example, and its coin flips.
+        mix: batch size over all hosts, and packing.
         seed: in [0, 2**32).
-        shard_index, shard_count: this host and the number of hosts; host h gets the examples h, h + shard_count, ...
-        threads: that make batches ahead, beside the training step. 0 makes them when asked for.
-        workers: processes instead (they cost seconds to start, and pay where decoding outgrows one process). The
-            program must guard its entry with ``if __name__ == "__main__"``, as all programs with processes.
-        prefetch: batches kept ready at most, per worker.
+        name: for messages.
+        shard_index, shard_count: this host and the number of hosts.
+        streams: threads or worker processes. For workers the program must guard its entry with
+            ``if __name__ == "__main__"``, as all programs with processes.
 
     Raises:
-        ValueError: the dataset is missing, damaged or empty, B is not divisible by ``shard_count``, or the seed is out
-            of range. Damaged records and media raise nothing: they become dummies of no weight, and are counted.
+        ValueError: the dataset has fewer documents than a batch, the batch does not divide among the hosts, a document
+            does not fit into a packed row, or the seed is out of range. Damaged records and media raise nothing: they
+            become dummies of no weight, and are counted.
     """
-    source = record.Source(directory)
-    if not len(source):
-        raise ValueError(f"The dataset {directory} is empty; prepare it anew.")
-    if batch_size < 1 or batch_size % shard_count:
-        raise ValueError(f"A batch of {batch_size} from {directory} does not divide among {shard_count} hosts.")
+    if len(source) < mix.batch_size or mix.batch_size < 1:
+        raise ValueError(
+            f"{name} has {len(source)} documents, but a batch is {mix.batch_size}: give a batch_size of at most that."
+        )
+    evened = packing.evened(mix)
+    if mix.rows // evened % shard_count:
+        kind = f"{mix.rows} rows" + (f", evened out in groups of {evened}," if evened > 1 else "")
+        raise ValueError(
+            f"{name}: a batch of {mix.batch_size} documents is {kind} and does not divide among {shard_count} hosts; "
+            f"take a multiple of {evened * mix.pack * shard_count}."
+        )
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index is {shard_index}, but must be in [0, {shard_count}).")
     if not 0 <= seed < 2**32:
         raise ValueError(f"The stream's seed is {seed}, but must be in [0, 2**32).")
-    options = None
-    if workers:
-        # Grain reads absl's flags in the workers' parent and fails when nobody parsed them (grain issue 1355).
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
-        threads = 0
-    examples = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(_MakeExample(source, tokenizer, example))
+    return Stream(
+        _MakeBatch(source, tokenizer, example, mix, seed, shard_index, shard_count),
+        str(name),
+        streams or StreamsConfig(),
     )
-    batches = grain.experimental.ElasticIterator(
-        examples,
-        batch_size,
-        grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
-        read_options=grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0),
-        multiprocessing_options=options,
-    )
-    return Stream(batches, directory, tokenizer)
 
 
-class _MakeExample(grain.transforms.RandomMap):
-    """Reads the document at an index and makes its example; whatever goes wrong gives a dummy.
+class _MakeBatch:
+    """Number of a batch -> this host's part of it. Picklable: worker processes each get a copy.
 
-    An exception that leaves a map loses data in Grain: the element in a thread, all that is left in a worker process.
-    Reading happens here, and not in a Grain source, to be inside the same net.
+    Nothing is raised for what cannot be read: an exception that leaves a map loses data in Grain, the element in a
+    thread, all that is left in a worker process. Reading happens here, not in a Grain source, to be inside that net.
     """
 
-    def __init__(self, source: record.Source, tokenizer: Tokenizer, config: ExampleConfig):
-        self._source = source
-        self._tokenizer = tokenizer
-        self._config = config
+    def __init__(self, source, tokenizer, example, mix, seed, shard_index, shard_count):
+        self.source, self.mix = source, mix
+        self._tokenizer, self._example, self._seed = tokenizer, example, seed
+        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        self._row = packing.row_shape(example, mix)
+        self._rows = mix.rows // shard_count
+        self._evened = packing.evened(mix)
+        self._first = shard_index * self._rows * mix.pack
+        self._start = 0
+        self._cache = None
+        pixels = self._row.media * self._row.frames * self._row.size**2 * 3
+        self.batch_bytes = self._rows * (pixels + 16 * self._row.length)
 
-    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def at(self, start: int) -> _MakeBatch:
+        """The same, where batch 0 begins with document ``start``."""
+        other = _MakeBatch.__new__(_MakeBatch)
+        other.__dict__ = self.__dict__ | {"_start": start}
+        return other
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        self._cache = self._cache or medium.cached()
+        batch = example_lib.new_batch(self._row, self._rows, self._tokenizer.pad)
+        batch["damaged"] = np.full((self._rows, self.mix.pack), -1, np.int64)
+        first = self._start + number * self.mix.batch_size + self._first
+        for row in range(0, self._rows, self._evened):
+            self._fill(batch, row, first + row * self.mix.pack)
+        return batch
+
+    def _fill(self, batch: dict[str, np.ndarray], row: int, first: int) -> None:
+        """Makes rows ``row``, ``row`` + 1, ... of the documents from global index ``first`` on."""
+        indices = range(first, first + self._evened * self.mix.pack)
+        drawn = [self._draw(index) for index in indices]
+        plan = packing.pack([len(one.tokens) for one in drawn], self._evened, self._row.length)
+        for r, documents in enumerate(plan, row):
+            views = {key: value[r] for key, value in batch.items()}
+            at = 0
+            for number, (document, length) in enumerate(documents):
+                one = drawn[document]
+                views["unreadable"][0] += one is example_lib.NOTHING
+                whole = example_lib.write(one, views, self._example, number, at, length, self._cache)
+                if one is example_lib.NOTHING or not whole:
+                    views["damaged"][number] = self._order[indices[document]]
+                at += length
+
+    def _draw(self, index: int) -> example_lib.Drawn:
+        """The example of the document at a global index; nothing, where it cannot be read."""
+        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=index << 64))
         try:
-            return make_example(self._source[element], rng, self._tokenizer, self._config)
+            document = self.source.read(self._order[index], rng.random())
+            return example_lib.draw(document, rng, self._tokenizer, self._example)
         except Exception as error:
             logging.log_first_n(logging.WARNING, "A dummy replaces a document: %s", 10, error)
-            return empty_example(self._config, self._tokenizer.pad)
+            return example_lib.NOTHING
+
+    def __getstate__(self):
+        return self.__dict__ | {"_cache": None}

@@ -15,9 +15,8 @@ import numpy as np
 
 from flamingo_jax.config import DatasetConfig, ExampleConfig
 from flamingo_jax.data import image as pixels
-from flamingo_jax.data import video
+from flamingo_jax.data import medium, video
 from flamingo_jax.data.benchmarks.index import VIDEOS
-from flamingo_jax.data.example import load_medium
 from flamingo_jax.evaluation.tasks import BLANK
 
 
@@ -76,8 +75,8 @@ def read(path: str, image: ExampleConfig, clip: DatasetConfig) -> np.ndarray:
     try:
         if is_video(path):
             frames = video.decode(data, fps=clip.fps, max_frames=clip.max_frames, size=clip.size)
-            return load_medium([pixels.encode(frame) for frame in frames], clip.example)
-        return load_medium([pixels.encode(pixels.decode(data, image.size))], image)[:1]
+            return medium.load([pixels.encode(frame) for frame in frames], clip.example)
+        return medium.load([pixels.encode(pixels.decode(data, image.size))], image)[:1]
     except ValueError as error:
         raise ValueError(f"Cannot decode the medium {path}: {error}") from None
 

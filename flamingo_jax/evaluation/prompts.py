@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flamingo_jax.config import EvaluationConfig
-from flamingo_jax.data.example import Chunk, lay_out
+from flamingo_jax.data.layout import Chunk, lay_out
 from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.evaluation.tasks import Episode
 from flamingo_jax.inference.decoding import bucket

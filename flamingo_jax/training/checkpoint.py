@@ -28,10 +28,9 @@ def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
 
 
 def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams: Mapping[str, object]) -> None:
-    """Saves the training state and every stream's position together, as one atomic unit."""
-    positions = {name: stream.get_state() for name, stream in streams.items()}
+    """Saves the training state, and what the streams need to go on (as JSON has it), as one atomic unit."""
     with _writing(checkpoints.directory):
-        checkpoints.save(step, {"train": state, "streams": positions}, force=True)
+        checkpoints.save(step, {"train": state}, custom_metadata={"streams": dict(streams)}, force=True)
 
 
 def close(checkpoints: ocp.training.Checkpointer) -> None:
@@ -40,22 +39,20 @@ def close(checkpoints: ocp.training.Checkpointer) -> None:
         checkpoints.close()
 
 
-def restore(checkpoints: ocp.training.Checkpointer, abstract: dict, streams: Mapping[str, object]) -> dict:
-    """Reads the newest checkpoint onto ``abstract``'s shardings and sets the streams to their positions.
+def restore(checkpoints: ocp.training.Checkpointer, abstract: dict) -> tuple[dict, dict]:
+    """Reads the newest checkpoint: the state, onto ``abstract``'s shardings, and what was saved of the streams.
 
     Raises ValueError when the checkpoint is damaged or belongs to another model.
     """
-    tree = {"train": abstract, "streams": dict.fromkeys(streams, 0)}
     try:
-        loaded = checkpoints.load(checkpoints.latest, tree)
+        loaded = checkpoints.load(checkpoints.latest, {"train": abstract})
+        streams = checkpoints.metadata(checkpoints.latest).custom_metadata["streams"]
     except Exception as error:  # the library raises many kinds, with the whole tree in the message
         raise ValueError(
             f"The checkpoint of step {checkpoints.latest.step} in {checkpoints.directory} does not fit this config's "
             f"model, or is damaged ({type(error).__name__}); delete that folder to start the stage anew."
         ) from error
-    for name, stream in streams.items():
-        stream.set_state(loaded["streams"][name])
-    return loaded["train"]
+    return loaded["train"], streams
 
 
 def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:

@@ -23,6 +23,7 @@ from flamingo_jax.training import checkpoint, sharding
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.optimizer import learning_rate, make_optimizer
+from flamingo_jax.training.seen import Seen
 from flamingo_jax.training.step import make_step
 
 
@@ -30,9 +31,9 @@ from flamingo_jax.training.step import make_step
 class Stage:
     """All that a training stage needs.
 
-    examples: the shape of each dataset's examples. streams: a ``data.stream.Stream`` of {key: [B / processes, ..]} per
-    dataset. frozen: the objective's frozen collection, already on the mesh. initial: weights of ``params`` that do not
-    start at random.
+    examples: the shape of each dataset's rows. streams: a ``data.stream.Stream`` of {key: [rows / processes, ..]} per
+    dataset; max_unreadable: the share of it that may be unreadable. frozen: the objective's frozen collection, already
+    on the mesh. initial: weights of ``params`` that do not start at random.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stage:
     mesh: Mesh
     seed: int
     directory: pathlib.Path
+    max_unreadable: float = 0.01
 
 
 def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[str, float]]:
@@ -63,7 +65,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         for stream in stage.streams.values():
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))
-        state = _start(stage, optimizer, checkpoints, say)
+        seen = Seen(stage.streams, config.mixture, stage.max_unreadable)
+        state = _start(stage, optimizer, checkpoints, seen, say)
         start = int(state["step"])
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         step_fn = jax.jit(
@@ -74,31 +77,41 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         progress = Progress(stage.name, config.steps, start)
         stack.callback(progress.close)
         work = _work_per_step(stage)
+
+        def report(step: int, metrics: dict, log_every: int = config.log_every) -> dict[str, float]:
+            """Counts and shows step ``step``'s metrics and, every ``log_every`` steps, writes them."""
+            if not metrics:
+                return {}
+            values = seen.add(metrics)
+            progress.update(step, values, **work)
+            if step % log_every == 0:
+                writer.write(step, values)
+            return values
+
         metrics: dict[str, jax.Array] = {}
         saved = time.monotonic()
         for step in range(start, config.steps):
-            batches = {name: sharding.put_batch(stage.mesh, next(stream)) for name, stream in stage.streams.items()}
+            asked = time.monotonic()
+            batches = {name: next(stream) for name, stream in stage.streams.items()}
+            progress.waited(time.monotonic() - asked)
+            batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             state, new = step_fn(state, stage.frozen, batches)
-            # The host reads the metrics of the step before while the device works on this one.
-            _report(writer, progress, step, metrics, work, config.log_every)
+            # The host reads the metrics of the step before, and the next batches, while the device works on this one.
+            report(step, metrics)
             metrics = new | {"learning_rate": rate(step)}
             if time.monotonic() - saved > config.checkpoint_every_seconds and step + 1 < config.steps:
-                _report(writer, progress, step + 1, metrics, work, config.log_every)
+                report(step + 1, metrics)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
-                checkpoint.save(checkpoints, step + 1, state, stage.streams)
+                checkpoint.save(checkpoints, step + 1, state, seen.state())
                 saved = time.monotonic()
-        final = _report(writer, progress, config.steps, metrics, work, log_every=1)
-    for name, stream in stage.streams.items():
-        if stream.unreadable_documents or stream.unreadable_media:
-            say(
-                f"{stage.name}: {stream.unreadable_documents} documents and {stream.unreadable_media} media of {name} "
-                "could not be read and counted for nothing"
-            )
+        final = report(config.steps, metrics, log_every=1)
+    for line in [*seen.report(), progress.summary()]:
+        say(f"{stage.name}: {line}")
     return state["params"], final
 
 
-def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, say) -> dict:
+def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, seen: Seen, say) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     batch = _empty(stage.mesh, next(iter(stage.examples.values())))
     key = jax.random.fold_in(jax.random.key(stage.seed), zlib.crc32(stage.name.encode()))
@@ -126,25 +139,15 @@ def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, s
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
     )
-    state = checkpoint.restore(checkpoints, abstract, stage.streams)
+    state, streams = checkpoint.restore(checkpoints, abstract)
+    seen.restore(streams, lambda line: say(f"{stage.name}: {line}"))
     say(f"{stage.name}: continuing at step {int(state['step'])} of {stage.config.steps}")
     return state
 
 
-def _report(writer: Writer, progress: Progress, step: int, metrics: dict, work: dict, log_every: int) -> dict:
-    """Shows step ``step``'s metrics and, every ``log_every`` steps, writes them. Returns them as floats."""
-    if not metrics:
-        return {}
-    values = {name: float(value) for name, value in metrics.items()}
-    progress.update(step, values, **work)
-    if step % log_every == 0:
-        writer.write(step, values)
-    return values
-
-
 def _work_per_step(stage: Stage) -> dict[str, int]:
     """Global text positions and frames in one update."""
-    pairs = [(stage.examples[name], mix.batch_size) for name, mix in stage.config.mixture.items()]
+    pairs = [(stage.examples[name], mix.rows) for name, mix in stage.config.mixture.items()]
     return {
         "tokens": sum(example.length * size for example, size in pairs),
         "images": sum(example.media * example.frames * size for example, size in pairs),

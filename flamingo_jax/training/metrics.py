@@ -128,7 +128,9 @@ class Progress:
         self._every, self._clock = every, clock
         self._file = file or sys.stderr
         self._quiet = bool(jax.process_index())
-        self._marks: collections.deque[tuple[float, int]] = collections.deque()
+        self._marks: collections.deque[tuple[float, int, float]] = collections.deque()
+        self._started: tuple[float, float] | None = None  # when the second step began, and what was waited until then
+        self._waited = 0.0
         self._shown_at, self._text, self._shown_text = -float("inf"), "", ""
         self._bar = None
         if self._file.isatty() and not self._quiet:
@@ -151,7 +153,8 @@ class Progress:
         """
         now = self._clock()
         self._step = step
-        self._marks.append((now, step))
+        self._started = self._started or (now, self._waited)
+        self._marks.append((now, step, self._waited))
         while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW:
             self._marks.popleft()
         if self._quiet:
@@ -165,6 +168,16 @@ class Progress:
             self._text = f"{self._name} {step}/{self._total}  {self._describe(values, tokens, images)}"
         if due:
             self._show(now)
+
+    def waited(self, seconds: float) -> None:
+        """Tells that the loop stood still for so long because data were not ready."""
+        self._waited += seconds
+
+    def summary(self) -> str:
+        """Which share of the time, from the second step on, the loop stood still for data."""
+        since, waited = self._started or (0.0, 0.0)
+        share = (self._waited - waited) / max(self._clock() - since, 1e-9) if self._started else 0.0
+        return f"waited {share:.1%} of its time for data"
 
     def close(self) -> None:
         """Shows the end."""
@@ -183,7 +196,7 @@ class Progress:
             f"{name.removeprefix('loss/')} {value:.3f}" for name, value in values.items() if name.startswith("loss/")
         ]
         parts = [" ".join(["loss", *losses])] if losses else []
-        (since, first), (now, last) = self._marks[0], self._marks[-1]
+        (since, first, before), (now, last, waited) = self._marks[0], self._marks[-1]
         if last > first and now > since:
             rate = (last - first) / (now - since)
             parts.append(
@@ -191,6 +204,8 @@ class Progress:
                     f"{count * rate:,.0f} {what}/s" for what, count in (("tokens", tokens), ("images", images)) if count
                 )
             )
+            if (share := (waited - before) / (now - since)) >= 0.01:
+                parts.append(f"{share:.0%} waiting for data")
             parts.append(f"{_clock_time((self._total - last) / rate)} left")
         return "  ".join(part for part in parts if part)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flamingo_jax.config import MeshConfig
+from flamingo_jax.config import MeshConfig, MixConfig
 from flamingo_jax.models.axes import ACTIVATION_AXES, WEIGHT_AXES
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -135,11 +135,12 @@ def batch_ways(mesh: Mesh) -> int:
     return _ways(mesh, BATCH)
 
 
-def check_batch(mesh: Mesh, name: str, batch_size: int) -> None:
+def check_batch(mesh: Mesh, name: str, mix: MixConfig) -> None:
     """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh."""
     ways = batch_ways(mesh)
-    if batch_size % ways:
+    if mix.rows % ways:
+        rows = f" is {mix.rows} rows and" if mix.pack > 1 else " is"
         raise ValueError(
-            f"{name}.batch_size={batch_size} is not divisible by data x fsdp = {ways} devices; "
-            f"use a multiple of {ways}."
+            f"{name}.batch_size={mix.batch_size}{rows} not divisible by data x fsdp = {ways} devices; "
+            f"use a multiple of {ways * mix.pack}."
         )

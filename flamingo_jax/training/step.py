@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from flamingo_jax.training.objective import Objective
+from flamingo_jax.training.seen import count
 
 
 def make_step(objective: Objective, lambdas: Mapping[str, float], optimizer: optax.GradientTransformation) -> Callable:
@@ -25,7 +26,7 @@ def make_step(objective: Objective, lambdas: Mapping[str, float], optimizer: opt
         for number, (name, weight) in enumerate(lambdas.items()):
             random = jax.random.fold_in(key, number)
             loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batches[name], random)
-            metrics[f"loss/{name}"] = loss
+            metrics |= {f"loss/{name}": loss, f"seen/{name}": count(batches[name])}
             grads = jax.tree.map(lambda g, w=weight: w * g, grads)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)
         updates, opt_state = optimizer.update(total, state["opt_state"], params)

@@ -1,28 +1,34 @@
-"""Streams: determinism, exact resumption, hosts, epochs, damaged input."""
+"""Streams: determinism, exact resumption, hosts, workers, packing, epochs, damaged input."""
 
 import hashlib
 import io
 import subprocess
 import sys
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
 from written import write
 
-from flamingo_jax.config import ExampleConfig
+from flamingo_jax.config import ColourConfig, ExampleConfig, MixConfig, StreamsConfig
 from flamingo_jax.data import record
 from flamingo_jax.data import stream as stream_
 from flamingo_jax.data import tokenizer as tokenizer_
 from flamingo_jax.data.document import Document
 
-CONFIG = ExampleConfig(length=10, media=2, size=8, p_next=0.5, leading_space=0.5)
+CONFIG = ExampleConfig(
+    length=10, media=2, size=8, p_next=0.5, leading_space=0.5, flip=0.5, colour=ColourConfig(brightness=0.2)
+)
 COUNT = 13
+PACKED = MixConfig(12, pack=3, row_length=24)  # 4 rows, evened out among all of them
 
 
 def picture(value):
     buffer = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(buffer, "PNG")
+    pixels = np.full((8, 8, 3), value, np.uint8)
+    pixels[:, :4] += 40
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -44,90 +50,145 @@ def tokenizer(folder):
     return tokenizer_.load(folder / "tokenizer.json")
 
 
+def open_stream(directory, tokenizer, mix=4, example=CONFIG, threads=0, workers=0, seed=7, **options):
+    mix = mix if isinstance(mix, MixConfig) else MixConfig(mix)
+    streams = StreamsConfig(threads=threads, workers=workers)
+    return stream_.stream(record.Source(directory), tokenizer, example, mix, seed=seed, streams=streams, **options)
+
+
 def take(stream, count):
     return [next(stream) for _ in range(count)]
 
 
-def same(first, second):
-    return len(first) == len(second) and all(
-        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-def open_stream(folder, tokenizer, **options):
-    return stream_.stream(folder / "pages", tokenizer, CONFIG, **({"batch_size": 4, "seed": 7, "threads": 0} | options))
+def digest(batches):
+    """A hash per batch."""
+    return [hashlib.sha256(b"".join(b[key].tobytes() for key in sorted(b))).hexdigest() for b in batches]
 
 
 def test_shapes(folder, tokenizer):
-    batch = next(open_stream(folder, tokenizer))
-    assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+    def shapes(mix):
+        batch = next(open_stream(folder / "pages", tokenizer, mix))
+        return {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+
+    assert shapes(4) == {
         "tokens": ((4, 10), "int32"),
         "weights": ((4, 10), "float32"),
+        "segments": ((4, 10), "int32"),
         "media": ((4, 2, 1, 8, 8, 3), "uint8"),
         "media_index": ((4, 10), "int32"),
         "media_mask": ((4, 2), "bool"),
+        "unreadable": ((4, 2), "int32"),
     }
+    packed = shapes(PACKED)
+    assert packed["tokens"][0] == (4, 24) and packed["media"][0] == (4, 6, 1, 8, 8, 3)
 
 
+@pytest.mark.parametrize("mix", [4, PACKED], ids=["plain", "packed"])
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_resumes_exactly_whatever_was_made_ahead(folder, tokenizer, threads):
-    reference = take(open_stream(folder, tokenizer), 12)
-    stream = open_stream(folder, tokenizer, threads=threads, prefetch=3)
-    assert same(take(stream, 5), reference[:5])
-    state = stream.get_state()
-    assert state == 20 and isinstance(state, int)
-    assert same(take(stream, 3), reference[5:8])
-    stream.set_state(state)  # back, in the same stream
-    assert same(take(stream, 2), reference[5:7])
+def test_resumes_exactly_at_any_step_whatever_was_made_ahead(folder, tokenizer, threads, mix):
+    reference = digest(take(open_stream(folder / "pages", tokenizer, mix), 9))
+    stream = open_stream(folder / "pages", tokenizer, mix, threads=threads)
+    size = PACKED.batch_size if mix is PACKED else mix
+    for stop in range(8):
+        assert stream.get_state() == stop * size and isinstance(stream.get_state(), int)
+        fresh = open_stream(folder / "pages", tokenizer, mix, threads=threads)
+        fresh.set_state(stream.get_state())
+        assert digest(take(fresh, 2)) == reference[stop : stop + 2]
+        fresh.close()
+        assert digest([next(stream)]) == [reference[stop]]
+    stream.set_state(3 * size)  # back, in the same stream
+    assert digest(take(stream, 2)) == reference[3:5]
     stream.close()
-    fresh = open_stream(folder, tokenizer, threads=threads)
-    fresh.set_state(state)
-    assert same(take(fresh, 7), reference[5:])
-    assert fresh.get_state() == 48
-    fresh.close()
 
 
-def test_resumes_in_a_new_process_with_workers(folder, tokenizer):
-    reference = take(open_stream(folder, tokenizer), 6)
+class Limited(grain.IterDataset):
+    """The first batches of a stream, as a dataset of Grain's."""
+
+    def __init__(self, make, end):
+        super().__init__()
+        self._make, self._end = make, end
+
+    def __iter__(self):
+        return LimitedIterator(self._make(), self._end)
+
+
+class LimitedIterator(grain.DatasetIterator):
+    def __init__(self, stream, end):
+        super().__init__()
+        self._stream, self._end = stream, end
+
+    def __next__(self):
+        if self._stream.get_state() >= self._end:
+            raise StopIteration
+        return next(self._stream)
+
+    def get_state(self):
+        return self._stream.get_state()
+
+    def set_state(self, state):
+        self._stream.set_state(state)
+
+
+@pytest.mark.parametrize("mix", [MixConfig(4), PACKED], ids=["plain", "packed"])
+def test_equal_output_after_checkpoint(folder, tokenizer, mix):
+    dataset = Limited(lambda: open_stream(folder / "pages", tokenizer, mix, threads=1), 6 * mix.batch_size)
+    grain.experimental.assert_equal_output_after_checkpoint(dataset)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_resumes_in_a_new_process_with_workers(folder, tokenizer, workers):
+    reference = digest(take(open_stream(folder / "pages", tokenizer, PACKED), 6))
     program = f"""
 import hashlib
-from flamingo_jax.config import ExampleConfig
-from flamingo_jax.data import stream, tokenizer
+from flamingo_jax.config import ColourConfig, ExampleConfig, MixConfig, StreamsConfig
+from flamingo_jax.data import record, stream, tokenizer
 if __name__ == "__main__":
-    batches = stream.stream({str(folder / "pages")!r}, tokenizer.load({str(folder / "tokenizer.json")!r}), {CONFIG!r},
-                            batch_size=4, seed=7, workers=2)
+    batches = stream.stream(
+        record.Source({str(folder / "pages")!r}), tokenizer.load({str(folder / "tokenizer.json")!r}), {CONFIG!r},
+        {PACKED!r}, seed=7, streams=StreamsConfig(threads={workers - 1}, workers={workers}),
+    )
     batches.set_state(12)
-    for _ in range(3):
+    for _ in range(5):
         batch = next(batches)
         print(hashlib.sha256(b"".join(batch[key].tobytes() for key in sorted(batch))).hexdigest())
     batches.close()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        hashlib.sha256(b"".join(batch[key].tobytes() for key in sorted(batch))).hexdigest() for batch in reference[3:]
-    ]
+    assert done.stdout.split() == reference[1:]
 
 
-def test_hosts_share_the_same_global_batch(folder, tokenizer):
-    whole = open_stream(folder, tokenizer)
-    whole.set_state(8)
-    whole = take(whole, 3)
-    halves = []
-    for index in range(2):
-        stream = open_stream(folder, tokenizer, shard_index=index, shard_count=2)
-        stream.set_state(8)  # a state of the single host
-        halves.append(take(stream, 3))
-        assert stream.get_state() == 20
-    for batch, first, second in zip(whole, *halves, strict=True):
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+@pytest.mark.parametrize("mix", [MixConfig(8), MixConfig(96, pack=3, row_length=20)], ids=["plain", "packed"])
+def test_hosts_share_the_same_global_batch(tmp_path, tokenizer, hosts, mix):
+    write(tmp_path / "pages", (page(i % COUNT) for i in range(100)), 3)
+
+    def open_at(state, **options):
+        stream = open_stream(tmp_path / "pages", tokenizer, mix, **options)
+        stream.set_state(state)
+        return stream
+
+    state = 5 * mix.batch_size  # of a run on another number of hosts
+    whole = take(open_at(state), 2)
+    parts = [open_at(state, shard_index=host, shard_count=hosts) for host in range(hosts)]
+    for batch in whole:
+        pieces = [next(part) for part in parts]
         for key, value in batch.items():
-            assert np.array_equal(value[0::2], first[key]) and np.array_equal(value[1::2], second[key])
+            assert np.array_equal(value, np.concatenate([piece[key] for piece in pieces])), key
+    assert {part.get_state() for part in parts} == {7 * mix.batch_size}
+
+
+def test_another_batch_size_goes_on_with_the_next_document(folder, tokenizer):
+    small = take(open_stream(folder / "pages", tokenizer, 3), 4)
+    stream = open_stream(folder / "pages", tokenizer, 6)
+    stream.set_state(3)
+    large = next(stream)
+    assert all(np.array_equal(large[key], np.concatenate([b[key] for b in small[1:3]])) for key in large)
 
 
 def test_every_epoch_has_all_documents_in_another_order(folder, tokenizer):
-    batches = take(open_stream(folder, tokenizer, batch_size=COUNT), 3)
-    orders = [batch["media"][:, 0, 0, 0, 0, 0].tolist() for batch in batches]
+    batches = take(open_stream(folder / "pages", tokenizer, COUNT, ExampleConfig(length=10, media=2, size=8)), 3)
+    orders = [batch["media"][:, 0, 0, 0, 7, 0].tolist() for batch in batches]
     documents = [[value // 10 for value in order] for order in orders]
     assert [sorted(order) for order in documents] == [list(range(COUNT))] * 3
     assert documents[0] != documents[1] != documents[2]
@@ -135,24 +196,51 @@ def test_every_epoch_has_all_documents_in_another_order(folder, tokenizer):
     assert (batches[0]["tokens"][coins[0]] != batches[1]["tokens"][coins[1]]).any()  # new windows, new coins
 
 
+def test_packing_changes_nothing_but_the_place(folder, tokenizer):
+    """Each document of a packed row is, token for token and pixel for pixel, the one that has a row of its own."""
+    example = ExampleConfig(length=8, media=2, size=8, p_next=0.5, flip=0.5)
+    plain = next(open_stream(folder / "pages", tokenizer, 12, example))
+    packed = next(open_stream(folder / "pages", tokenizer, PACKED, example))
+
+    def documents(batch, per_row):
+        found = []
+        for r in range(len(batch["tokens"])):
+            for number in range(per_row):
+                here = batch["segments"][r] == number + 1
+                own = slice(2 * number, 2 * number + 2)
+                index = np.maximum(batch["media_index"][r][here] - 2 * number, 0)
+                media = batch["media"][r][own].tobytes(), batch["media_mask"][r][own].tobytes()
+                found.append((batch["tokens"][r][here].tobytes(), batch["weights"][r][here].tobytes(), *media, *index))
+        return sorted(found)
+
+    assert documents(plain, 1) == documents(packed, 3)
+    assert ((packed["segments"] > 0) == (packed["tokens"] != tokenizer.pad)).all()
+
+
 def test_seed_decides(folder, tokenizer):
-    first, second = (take(open_stream(folder, tokenizer, seed=seed), 2) for seed in (7, 8))
-    assert not same(first, second)
+    first, second = (digest(take(open_stream(folder / "pages", tokenizer, seed=seed), 2)) for seed in (7, 8))
+    assert first[0] != second[0] and first[1] != second[1]
 
 
-def test_bad_media_are_counted_not_raised(tmp_path, tokenizer):
-    write(tmp_path / "pages", (page(i, bad=i == 3) for i in range(8)), 1)
-    stream = open_stream(tmp_path, tokenizer, batch_size=8)
+@pytest.mark.parametrize("mix", [8, MixConfig(8, pack=2, row_length=20)], ids=["plain", "packed"])
+def test_bad_media_are_counted_not_raised(tmp_path, tokenizer, mix):
+    write(tmp_path / "pages", (page(i, bad=i == 3) for i in range(8)), 2)
+    stream = open_stream(tmp_path / "pages", tokenizer, mix)
     batch = next(stream)
-    blank = batch["media_mask"].sum(1) == 0
-    assert blank.sum() == 1
-    assert stream.unreadable_media == (batch["tokens"][blank] == tokenizer.image).sum() > 0
-    assert stream.unreadable_documents == 0
-    assert (batch["weights"][blank][batch["media_index"][blank] > 0] == 0).all()
+    missing = (batch["tokens"] == tokenizer.image).sum() - batch["media_mask"].sum()
+    assert batch["unreadable"].sum(0).tolist() == [0, missing] and missing > 0
+    blank = ~batch["media_mask"] & (np.arange(batch["media_mask"].shape[1]) < batch["media_index"].max(1)[:, None])
+    for row, slot in np.argwhere(blank):
+        assert batch["weights"][row][batch["media_index"][row] == slot + 1].sum() == 0
+        assert (batch["media"][row, slot] == CONFIG.fill).all()
+    assert stream.unreadable() == f"  {tmp_path}/pages/00000-of-00002.array_record: 1" or (
+        stream.unreadable() == f"  {tmp_path}/pages/00001-of-00002.array_record: 1"
+    )
 
 
-def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch):
-    write(tmp_path / "pages", (page(i) for i in range(8)), 1)
+@pytest.mark.parametrize("mix", [8, MixConfig(8, pack=2, row_length=20)], ids=["plain", "packed"])
+def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch, caplog, mix):
+    write(tmp_path / "pages", (page(i) for i in range(8)), 2)
     read = record.Source.__getitem__
 
     def damaged(self, index):
@@ -161,35 +249,27 @@ def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch
         return read(self, index)
 
     monkeypatch.setattr(record.Source, "__getitem__", damaged)
-    stream = open_stream(tmp_path, tokenizer, batch_size=8, threads=1)
+    stream = open_stream(tmp_path / "pages", tokenizer, mix, threads=1, name="pages")
+    shard, number = record.Source(tmp_path / "pages").locate(5)
     for epoch in range(1, 3):
         batch = next(stream)
-        dummy = (batch["tokens"] == tokenizer.pad).all(1)
-        assert dummy.sum() == 1 and batch["weights"][dummy].sum() == 0
-        assert (stream.unreadable_documents, stream.unreadable_media) == (epoch, 0)
+        assert batch["unreadable"].sum(0).tolist() == [1, 0]
+        if mix == 8:
+            dummy = batch["unreadable"][:, 0] == 1
+            assert (batch["tokens"][dummy] == tokenizer.pad).all() and batch["weights"][dummy].sum() == 0
+        assert stream.unreadable() == f"  {shard}: {epoch}"
+    assert f"pages: record {number} of {shard}" in caplog.text
     stream.close()
 
 
-def test_a_lost_dataset_is_an_error(tmp_path, tokenizer, monkeypatch):
-    write(tmp_path / "pages", (page(i) for i in range(8)), 1)
-    stream = open_stream(tmp_path, tokenizer, batch_size=64)
-
-    def gone(self, index):
-        raise ValueError("gone")
-
-    monkeypatch.setattr(record.Source, "__getitem__", gone)
-    with pytest.raises(ValueError, match="256 documents read from .*pages were unreadable"):
-        take(stream, 10)
-
-
 def test_bad_arguments_are_named(folder, tokenizer):
-    for options, message in [
-        ({"batch_size": 5, "shard_count": 2}, "batch of 5 .* 2 hosts"),
-        ({"batch_size": 0}, "batch of 0"),
-        ({"shard_index": 1}, "shard_index is 1"),
-        ({"seed": -1}, "seed is -1"),
+    for mix, options, message in [
+        (5, {"shard_count": 2}, "batch of 5 documents is 5 rows and .* 2 hosts; take a multiple of 2"),
+        (PACKED, {"shard_count": 2}, "is 4 rows, evened out in groups of 4, .* 2 hosts; take a multiple of 24"),
+        (COUNT + 1, {}, f"pages has {COUNT} documents, but a batch is {COUNT + 1}"),
+        (MixConfig(4, pack=2, row_length=9), {}, "row_length=9 is less than the 10 tokens"),
+        (4, {"shard_index": 1}, "shard_index is 1"),
+        (4, {"seed": -1}, "seed is -1"),
     ]:
         with pytest.raises(ValueError, match=message):
-            open_stream(folder, tokenizer, **options)
-    with pytest.raises(ValueError, match="absent"):
-        stream_.stream(folder / "absent", tokenizer, CONFIG, batch_size=4, seed=0)
+            open_stream(folder / "pages", tokenizer, mix, name="pages", **options)

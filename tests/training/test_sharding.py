@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from flamingo_jax.config import MeshConfig
+from flamingo_jax.config import MeshConfig, MixConfig
 from flamingo_jax.models import axes
 from flamingo_jax.training import sharding
 
@@ -53,4 +53,7 @@ def test_constraints_reach_the_compiler():
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = sharding.make_mesh(MeshConfig())
     with pytest.raises(ValueError, match="m3w.batch_size=12 is not divisible by data x fsdp = 8"):
-        sharding.check_batch(mesh, "m3w", 12)
+        sharding.check_batch(mesh, "m3w", MixConfig(12))
+    sharding.check_batch(mesh, "align", MixConfig(64, pack=8, row_length=160))
+    with pytest.raises(ValueError, match="align.batch_size=32 is 4 rows and not divisible .* use a multiple of 64"):
+        sharding.check_batch(mesh, "align", MixConfig(32, pack=8, row_length=160))

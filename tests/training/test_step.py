@@ -26,6 +26,8 @@ def task(model_config, flamingo):
             "weights": rng.integers(0, 2, (8, 12)).astype(np.float32),
             "media": rng.integers(0, 256, (8, media, 1, 16, 16, 3)).astype(np.uint8),
             "media_index": np.sort(rng.integers(0, media + 1, (8, 12))).astype(np.int32),
+            "media_mask": np.ones((8, media), bool),
+            "unreadable": np.zeros((8, 2), np.int32),
         }
 
     return objective.flamingo(model_config, new_tokens=(3,), pad=0), flamingo[1], {"pages": batch(3), "pairs": batch(1)}

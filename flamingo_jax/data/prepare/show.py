@@ -10,7 +10,7 @@ import numpy as np
 
 from flamingo_jax.data import record
 from flamingo_jax.data.document import Document
-from flamingo_jax.data.example import split
+from flamingo_jax.data.layout import split
 
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
