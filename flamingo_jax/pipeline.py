@@ -11,15 +11,14 @@ import glob
 import json
 import pathlib
 import time
-import zlib
 from collections.abc import Callable
 
 import jax
 
-from flamingo_jax import sources
+from flamingo_jax import sources, streams
 from flamingo_jax.config import CorpusConfig, DatasetConfig, RunConfig, StageConfig
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.data import packing, record, stream, tokenizer
+from flamingo_jax.data import packing, record, tokenizer
 from flamingo_jax.data.prepare import is_prepared, prepare
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
@@ -127,8 +126,9 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
         return
     objective = OBJECTIVES[stage.objective](config.model, vocabulary.new_tokens, vocabulary.pad)
     initial, frozen = _pretrained(stage, config, workdir, objective, mesh)
-    examples = {dataset: config.datasets[dataset].example for dataset in stage.mixture}
-    shapes = {dataset: packing.row_shape(examples[dataset], mix) for dataset, mix in stage.mixture.items()}
+    shapes = {
+        dataset: packing.row_shape(config.datasets[dataset].example, mix) for dataset, mix in stage.mixture.items()
+    }
     with _timed(name, say):
         params, metrics = loop.train(
             loop.Stage(
@@ -137,18 +137,17 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 objective=objective,
                 examples=shapes,
                 streams={
-                    dataset: stream.stream(
-                        record.Source(workdir / "data" / dataset),
+                    dataset: streams.open_stream(
+                        config,
+                        name,
+                        dataset,
+                        workdir,
                         vocabulary,
-                        examples[dataset],
-                        mix,
-                        seed=zlib.crc32(f"{config.seed}/{name}/{dataset}".encode()),
-                        name=dataset,
                         shard_index=jax.process_index(),
                         shard_count=jax.process_count(),
                         streams=config.streams,
                     )
-                    for dataset, mix in stage.mixture.items()
+                    for dataset in stage.mixture
                 },
                 frozen=frozen,
                 initial=initial,

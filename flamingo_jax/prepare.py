@@ -8,6 +8,9 @@ Interrupted and started again, it goes on where it stopped. All other options ar
 
 ``--align=CLIP_DIR --source=DATASET --target=DIR``: a dataset that is prepared already becomes one whose images stand
 before the sentences that they fit best. Its options are keys of ``AlignConfig`` (``flamingo_jax/config/align.py``).
+
+``--show=PAGE.html --target=DATASET`` shows documents as they are stored; with ``--run=DIR`` rows as a run reads them;
+with ``--tokenizer=PATH`` examples, whose keys (``flamingo_jax/config/example.py``) ``--set`` gives: --set=flip=0.5
 """
 
 from __future__ import annotations
@@ -36,7 +39,13 @@ IMAGES = flags.DEFINE_string(
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes; as many as there are cores if 0.", lower_bound=0)
 VERIFY = flags.DEFINE_bool("verify", False, "Check the dataset at --target: every file, document and picture.")
 SHOW = flags.DEFINE_string("show", None, "Write documents of the dataset at --target into this HTML file, to look at.")
-COUNT = flags.DEFINE_integer("documents", 20, "How many documents --show shows.", lower_bound=1)
+RUN = flags.DEFINE_string(
+    "run", None, "Folder of a run: --show shows the rows that its last stage reads first of its dataset --target."
+)
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "A tokenizer: --show shows examples, whose keys (flamingo_jax/config/example.py) --set gives."
+)
+COUNT = flags.DEFINE_integer("documents", 20, "How many documents or rows --show shows.", lower_bound=1)
 ALIGN = flags.DEFINE_string(
     "align", None, "Folder of a CLIP, public or converted: put the images of the dataset --source at their sentences."
 )
@@ -124,9 +133,18 @@ def _verify() -> None:
 
 def _show() -> None:
     from flamingo_jax.data.file import write_whole
-    from flamingo_jax.data.prepare.show import render
+    from flamingo_jax.data.show import documents
 
-    write_whole(SHOW.value, render(TARGET.value, COUNT.value))
+    if RUN.value or TOKENIZER.value:
+        from flamingo_jax import streams  # takes seconds, for it knows of models
+
+    if RUN.value:
+        page = streams.show_run(RUN.value, TARGET.value, COUNT.value)
+    elif TOKENIZER.value:
+        page = streams.show_dataset(TARGET.value, TOKENIZER.value, parse_options(SET.value), COUNT.value)
+    else:
+        page = documents.render(TARGET.value, COUNT.value)
+    write_whole(SHOW.value, page)
     print(f"{SHOW.value}: open it in a browser.")
 
 

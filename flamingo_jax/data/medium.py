@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,11 @@ from flamingo_jax.data import image
 # A dataset whose frames fit is decoded once and not in every epoch: at 48 px, four times the speed.
 _CACHE_BYTES = 2**27
 
-_GREY = np.array([0.299, 0.587, 0.114])  # the luma of BT.601, which JPEG uses
-_TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+# The luma of BT.601, which JPEG uses, and its colour plane: every colour is its grey and a place in that plane.
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_GREY = np.linalg.inv(_TO_YIQ) @ np.diag([1, 0, 0]) @ _TO_YIQ
+_PLANE = np.linalg.inv(_TO_YIQ) @ np.diag([0, 1, 1]) @ _TO_YIQ
+_QUARTER_TURN = np.linalg.inv(_TO_YIQ) @ np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ _TO_YIQ
 
 
 class Look(NamedTuple):
@@ -30,6 +34,7 @@ class Look(NamedTuple):
 
 
 PLAIN = Look()
+_NONE = ColourConfig()
 
 
 def draw_look(frames: int, rng: np.random.Generator, config: ExampleConfig) -> Look:
@@ -41,7 +46,7 @@ def draw_look(frames: int, rng: np.random.Generator, config: ExampleConfig) -> L
     return Look(
         int(start * max(1, frames - config.frames + 1)),
         bool(flip < config.flip),
-        None if config.colour == ColourConfig() else colour_map(config.colour, config.fill, colour),
+        None if config.colour == _NONE else colour_map(config.colour, config.fill, colour),
     )
 
 
@@ -54,15 +59,15 @@ def colour_map(config: ColourConfig, mean: Sequence[float], draws: Sequence[floa
     draws: four numbers in [0, 1); 0.5 leaves the colours as they are.
     """
     brightness, contrast, saturation = (
-        1 + (2 * u - 1) * x
-        for u, x in zip(draws, (config.brightness, config.contrast, config.saturation), strict=False)
+        1 + (2 * draw - 1) * most
+        for draw, most in zip(draws, (config.brightness, config.contrast, config.saturation), strict=False)
     )
-    turn = 2 * np.pi * (2 * draws[3] - 1) * config.hue
-    cos, sin = np.cos(turn), np.sin(turn)
-    turned = np.linalg.inv(_TO_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _TO_YIQ
-    tinted = turned @ (saturation * np.eye(3) + (1 - saturation) * _GREY)
-    shift = tinted @ ((1 - contrast) * np.asarray(mean, float))
-    return np.column_stack([contrast * brightness * tinted, shift]).astype(np.float32)
+    turn = 2 * math.pi * (2 * draws[3] - 1) * config.hue
+    tint = _GREY + saturation * math.cos(turn) * _PLANE + saturation * math.sin(turn) * _QUARTER_TURN
+    out = np.empty((3, 4), np.float32)
+    out[:, :3] = contrast * brightness * tint
+    out[:, 3] = (1 - contrast) * (tint @ mean)
+    return out
 
 
 def load(

@@ -13,8 +13,8 @@ from written import write
 from flamingo_jax.data import document, image, record
 from flamingo_jax.data.document import Document
 from flamingo_jax.data.prepare import verify as verify_lib
-from flamingo_jax.data.prepare.show import render
 from flamingo_jax.data.prepare.verify import verify
+from flamingo_jax.data.show.documents import render
 
 FRAME = image.store(picture(0), 48)
 

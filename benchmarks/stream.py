@@ -1,0 +1,163 @@
+"""Images per second of processor time: a prepared dataset to batches, beside a bare decoder and OpenFlamingo's way.
+
+    pip install webdataset torch==2.13.0
+    python benchmarks/stream.py                 # processor time, the ways by turns
+    python benchmarks/stream.py --parallel      # wall-clock time: threads against worker processes
+
+The same JPEGs, stored as ``prepare`` stores pictures (longest side 320), go through
+- simplejpeg alone: ``decode_jpeg`` of each, nothing else;
+- a stream: records read in random order, captions tokenised, pictures decoded, mirrored, recoloured and padded into
+  uint8 batches, which is what a step takes: it makes floats of them on the device;
+- the same, and the floats made on this core;
+- OpenFlamingo's way: webdataset's tar reader, ``pilrgb``, resize to 320 by bicubic, ToTensor, Normalize, a flip, and
+  stacking, as open_flamingo/train/data.py and open_clip's transform do it, without torchvision (whose CPU build is not
+  on every index) and without its tokeniser. Its readers split by worker; here there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pathlib
+import resource
+import statistics
+import tarfile
+import tempfile
+import time
+
+import numpy as np
+import simplejpeg
+from images import photograph, rates
+
+from flamingo_jax.config import ColourConfig, ExampleConfig, MixConfig, StreamsConfig
+from flamingo_jax.data import image, record, stream, tokenizer
+from flamingo_jax.data.document import Document, encode
+
+SIZE, BATCH = 320, 64
+RECORDS = 6144
+MEAN, STD = np.float32([122.77, 116.75, 104.09]), np.float32([68.5, 66.63, 70.32])
+EXAMPLE = ExampleConfig(
+    length=32, size=SIZE, leading_space=0.5, flip=0.5, colour=ColourConfig(brightness=0.2, contrast=0.2, saturation=0.2)
+)
+
+
+def make(folder: pathlib.Path, count: int) -> list[bytes]:
+    """Writes the dataset, the tar and the tokenizer. Returns the stored JPEGs."""
+    large = [image.encode(photograph(*shape)) for shape in ((640, 480), (480, 640), (640, 427))]
+    shifted = (image.encode(np.roll(image.decode(large[i % 3]), 7 * i, axis=1)) for i in range(count))
+    stored = [image.store(data, SIZE) for data in shifted]
+    captions = [f"a picture of thing {i % 50} beside thing {i % 7}" for i in range(count)]
+    documents = (Document(f"{i}", captions[i % count], (0,), ((stored[i % count],),)) for i in range(RECORDS))
+    data = folder / "data"
+    data.mkdir()
+    entry = record.write_file(str(data / "0.array_record"), map(encode, documents))
+    record.write_manifest(data, {"0.array_record": entry}, {})
+    tokenizer.train(captions, 400).save(folder / "tokenizer.json")
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for i, (caption, data) in enumerate(zip(captions, stored, strict=True)):
+            for suffix, content in (("jpg", data), ("txt", caption.encode())):
+                info = tarfile.TarInfo(f"{i:09d}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return stored
+
+
+def open_stream(folder: pathlib.Path, threads: int = 0, workers: int = 0) -> stream.Stream:
+    streams = StreamsConfig(threads=threads, workers=workers, prefetch=4)
+    vocabulary = tokenizer.load(folder / "tokenizer.json")
+    return stream.stream(record.Source(folder / "data"), vocabulary, EXAMPLE, MixConfig(BATCH), seed=0, streams=streams)
+
+
+def decode_alone(stored: list[bytes]) -> None:
+    for data in stored:
+        simplejpeg.decode_jpeg(data)
+
+
+def take(batches: stream.Stream, count: int, floats: bool = False) -> None:
+    row, scale = np.tile(MEAN, SIZE), np.tile(1 / STD, SIZE)
+    for _ in range(count // BATCH):
+        media = next(batches)["media"]
+        if floats:
+            for picture in media.reshape(-1, SIZE, SIZE * 3):
+                np.multiply(np.subtract(picture, row, dtype=np.float32), scale)
+
+
+def open_flamingo(folder: pathlib.Path, count: int) -> None:
+    import torch
+    import webdataset as wds
+    from PIL import Image
+
+    torch.set_num_threads(1)
+    mean, std = (torch.tensor(value / 255)[:, None, None] for value in (MEAN, STD))
+
+    def transform(picture: Image.Image) -> torch.Tensor:
+        width, height = picture.size
+        scale = SIZE / min(width, height)
+        picture = picture.resize((round(width * scale), round(height * scale)), Image.BICUBIC)
+        left, top = (picture.width - SIZE) // 2, (picture.height - SIZE) // 2
+        picture = picture.crop((left, top, left + SIZE, top + SIZE)).convert("RGB")
+        tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
+        return (tensor - mean) / std
+
+    def batch(pictures: list[Image.Image]) -> torch.Tensor:
+        stacked = torch.cat([transform(picture)[None] for picture in pictures])
+        return stacked.flip(-1) if torch.rand(()) < 0.5 else stacked
+
+    data = (
+        wds.WebDataset(str(folder / "0.tar"), shardshuffle=False)
+        .decode("pilrgb")
+        .to_tuple("jpg;png;jpeg", "txt")
+        .batched(BATCH, partial=False)
+        .map_tuple(batch, lambda texts: texts)
+    )
+    assert sum(len(images) for images, _ in data) == count // BATCH * BATCH
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=768, help="more than the cache of small datasets holds")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--parallel", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        stored = make(folder, options.images)
+        print(f"{options.images} JPEGs of {np.mean([len(data) for data in stored]) / 1000:.0f} KB, {SIZE} px")
+        if options.parallel:
+            _parallel(folder, options.images, options.rounds)
+            return
+        batches = open_stream(folder)
+        ways = {
+            "simplejpeg alone": lambda: decode_alone(stored),
+            "stream": lambda: take(batches, options.images),
+            "stream, floats on this core": lambda: take(batches, options.images, floats=True),
+            "OpenFlamingo's way": lambda: open_flamingo(folder, options.images),
+        }
+        speed = {name: options.images * rate for name, rate in rates(ways, options.rounds).items()}
+        for name, rate in speed.items():
+            print(f"{name}: {rate:,.0f} images/s")
+        alone, ours, floats, theirs = speed.values()
+        print(f"stream / simplejpeg alone: {ours / alone:.2f}, with floats {floats / alone:.2f}")
+        print(f"stream / OpenFlamingo's way: {ours / theirs:.2f}, with floats {floats / theirs:.2f}")
+        print(f"largest resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+def _parallel(folder: pathlib.Path, images: int, rounds: int) -> None:
+    """Wall-clock time of threads and workers, by turns; while one is measured the others' buffers are full."""
+    kinds = ((0, 0), (1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (1, 2))
+    opened = {kind: open_stream(folder, *kind) for kind in kinds}
+    seconds = {kind: [] for kind in kinds}
+    for turn in range(rounds + 1):
+        for kind, batches in opened.items():
+            take(batches, 8 * BATCH if turn else BATCH)  # what was made ahead meanwhile
+            start = time.perf_counter()
+            take(batches, images)
+            seconds[kind].append(time.perf_counter() - start)
+    for (threads, workers), values in seconds.items():
+        print(f"{threads} threads, {workers} workers: {images / statistics.median(values[1:]):,.0f} images/s")
+    for batches in opened.values():
+        batches.close()
+
+
+if __name__ == "__main__":
+    main()
