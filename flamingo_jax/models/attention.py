@@ -41,9 +41,16 @@ def smear(keys: jax.Array, share: jax.Array, valid: jax.Array) -> jax.Array:
 
     A key without a valid one before it stays as it is. With it a single layer can look up "what followed this token
     before"; without it that takes two layers that have to find each other, which a small model learns late or never.
+
+    valid may be int [B, M], the segments of packed documents, 0 for padding: the first key of each stays as it is.
+
+        valid  0 1 1 1   segments  1 1 1 2 2
+        mixed  . . x x   mixed     . x x . x
     """
     before = jnp.pad(keys, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
     exists = jnp.pad(valid, ((0, 0), (1, 0)))[:, None, :-1, None]
+    if valid.dtype != bool:
+        exists = exists == valid[:, None, :, None]  # padding mixes with padding, which no query sees
     return keys + jnp.where(exists, share[:, None, None] * (before - keys), 0)
 
 
@@ -77,7 +84,7 @@ class Attention(nn.Module):
         """mask bool [B, L, M]. rope: tables of the queries' positions, for self-attention. bias: as in ``attend``.
 
         slot: the cache column that the first query is written to; keys and values then come from the ``cache``
-        collection, [B, G, length, K], of which ``mask`` picks the visible. known bool [B, M]: keys that are no padding.
+        collection, [B, G, length, K], of which ``mask`` picks the visible. known: of the keys, as in ``smear``.
         """
         kv_heads = self.kv_heads or self.heads
         q = self._project("query", queries, self.heads, "heads", self.bias[0])

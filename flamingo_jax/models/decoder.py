@@ -53,9 +53,13 @@ class Decoder(nn.Module):
     def __call__(self, tokens, mask=None, latents=None, media_index=None) -> jax.Array:
         """tokens int [B, L], mask bool [B, L] (False: padding), latents [B, N, R, D'], media_index as ``Flamingo``'s.
 
+        mask may also be int, the segments of rows that pack several documents: each token's document, numbered 1, 2, ..
+        along the row, 0 for padding. Each document then gives what it gives in a row of its own.
+
         Returns float32 logits [B, L, V]; the last hidden states are sown as ``intermediates/hidden``. Positions count
         unmasked tokens, so padding on either side changes nothing. When a ``cache`` collection is passed (mutable), the
-        tokens continue what it holds. ValueError for more tokens than the model has positions.
+        tokens continue what it holds. ValueError for rows of more tokens than the model has positions, and for segments
+        with a cache.
         """
         config = self.config
         if mask is None:
@@ -115,7 +119,9 @@ class Decoder(nn.Module):
     def _bridged(self, x, kinds, latents, media_index, where):
         """Blocks below the first gated layer, whole groups, a shorter last one; or a graft on top of all blocks."""
         gated, frozen = self.gated, "language" in self.frozen
-        seen = media_visibility(media_index, latents.shape[1], gated.visible)
+        known = where["known"]
+        segments = None if known.dtype == bool else known
+        seen = media_visibility(media_index, latents.shape[1], gated.visible, segments)
         if gated.media_width:
             shape = (latents.shape[-1], gated.media_width)
             project = Einsum(shape, ("features", "embed"), shape[0], self.dtype, name="media_projection")
@@ -152,6 +158,13 @@ class Decoder(nn.Module):
         """Keys [B, M] that are no padding and, with a cache, the column of the first query. Without one M = L."""
         if not (self.has_variable("cache", "index") or self.is_initializing()):
             return mask, None
+        if mask.dtype != bool:
+            if not self.is_initializing():
+                raise ValueError(
+                    f"mask is {mask.dtype}, the segments of packed documents, but a cache continues one document per "
+                    "row: give a bool mask, False for padding."
+                )
+            mask = mask > 0
         index = self.variable("cache", "index", jnp.zeros, (), jnp.int32)
         known = self.variable("cache", "known", jnp.zeros, mask.shape, bool)
         slot, now = index.value, jax.lax.dynamic_update_slice(known.value, mask, (0, index.value))

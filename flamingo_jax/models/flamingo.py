@@ -51,6 +51,7 @@ class Flamingo(nn.Module):
         """tokens int, mask bool [B, L], latents [B, N, R, D] -> float32 logits [B, L, V].
 
         media_index int [B, L]: each token's medium, counted from 1, 0 for none; or bool [B, L, N], the media it sees.
+        mask may be int, the segments of packed documents, as ``Decoder``'s; their media are numbered on along the row.
         With a mutable ``cache`` collection (see ``cache``) the tokens continue what it holds.
         """
         return self.decoder(tokens, mask, latents, media_index)

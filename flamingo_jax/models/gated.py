@@ -12,7 +12,7 @@ from flamingo_jax.models.axes import named
 from flamingo_jax.models.layers import FeedForward, Norm
 
 
-def media_visibility(media_index: jax.Array, media: int, visible: str = "own") -> jax.Array:
+def media_visibility(media_index: jax.Array, media: int, visible: str = "own", segments=None) -> jax.Array:
     """Which media a text token sees, bool [B, L, N] (paper 2.3).
 
     media_index int [B, L]: phi, 0 for none, i for the i-th medium; or bool [B, L, N], which is returned as it is.
@@ -22,11 +22,27 @@ def media_visibility(media_index: jax.Array, media: int, visible: str = "own") -
         phi = 1   x .   x .
         phi = 2   . x   x x
                   own   previous
+
+    segments int [B, L], or None: each token's document in a row that packs several, 0 for padding. The media are
+    numbered on along the row; each belongs to the document that names it, and no other sees it. With N = 3:
+
+        segment 1, phi = 1   x . .   x . .
+        segment 2, phi = 2   . x .   . x .
+        segment 2, phi = 3   . . x   . x x
+                             own     previous
     """
     if media_index.ndim == 3:
         return media_index.astype(bool)
     number = jnp.arange(1, media + 1)
-    return media_index[..., None] == number if visible == "own" else media_index[..., None] >= number
+    if visible == "own":
+        return media_index[..., None] == number
+    seen = media_index[..., None] >= number
+    if segments is None:
+        return seen
+    owner = jnp.where(media_index[..., None] == number, segments[..., None], 0).max(1)
+    # A medium that nobody names is of the document before it, or of the first: never shown to a later one.
+    owner = jnp.maximum(jax.lax.cummax(owner, axis=1), 1)
+    return seen & (owner[:, None] == segments[..., None])
 
 
 def index_media(tokens: jax.Array, image: int, end: int | None = None) -> jax.Array:

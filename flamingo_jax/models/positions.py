@@ -111,15 +111,36 @@ def by_distance(scores: jax.Array, slot: jax.Array | int) -> jax.Array:
 def causal(known: jax.Array, slot: jax.Array | int, length: int) -> jax.Array:
     """Which keys each of ``length`` queries sees: those up to itself that are no padding. bool [B, length, M].
 
-    known bool [B, M]: keys that are no padding; the first query stands in column ``slot``. With slot = 0:
+    known bool [B, M]: keys that are no padding; the first query stands in column ``slot``. Or int, where rows pack
+    several documents and every column is a query: the segments, each key's document, numbered 1, 2, ... along the row,
+    0 for padding. A query then sees keys of its own document alone. With slot = 0:
 
-        known 0 1 1 1   sees  . . . .
-                              . x . .
-                              . x x .
-                              . x x x
+        known 0 1 1 1   sees  . . . .       segments 1 1 2 2 0   sees  x . . . .
+                              . x . .                                  x x . . .
+                              . x x .                                  . . x . .
+                              . x x x                                  . . x x .
+                                                                       . . x x .
     """
     columns = jnp.arange(known.shape[1])
-    return (columns <= slot + jnp.arange(length)[:, None]) & known[:, None, :]
+    earlier = columns <= slot + jnp.arange(length)[:, None]
+    if known.dtype == bool:
+        return earlier & known[:, None, :]
+    # Padding sees what the document before it sees, so that one segment is exactly the bool mask.
+    own = jnp.maximum(jax.lax.cummax(known, axis=1), 1)
+    return earlier & (known[:, None, :] == own[:, :, None])
+
+
+def count(known: jax.Array) -> jax.Array:
+    """The position of every column, int [B, M]: how many tokens of its document stand before it.
+
+    known: as in ``causal``. Padding on either side changes nothing, nor do the documents before.
+
+        known     0 0 1 1 1   segments  1 1 1 2 2 3 0
+        position  0 0 0 1 2   position  0 1 2 0 1 0 0
+    """
+    if known.dtype == bool:
+        return jnp.maximum(jnp.cumsum(known, axis=1) - 1, 0)
+    return jnp.maximum(causal(known, 0, known.shape[1]).sum(-1) - 1, 0)
 
 
 def windowed(visible: jax.Array, windows: tuple[int, ...], slot: jax.Array | int) -> jax.Array:
@@ -138,13 +159,13 @@ def windowed(visible: jax.Array, windows: tuple[int, ...], slot: jax.Array | int
 def place(config: LanguageConfig, known: jax.Array, slot: jax.Array | None, length: int, bidirectional: bool = False):
     """All that a decoder's layers need to know of positions, for ``length`` queries from column ``slot`` (None: 0).
 
-    known bool [B, M]: keys that are no padding. Positions count these, so padding on either side changes nothing.
+    known: as in ``causal``; bool where there is a slot, or with ``bidirectional``.
 
     Returns:
         positions int [B, L] of the queries, and a dict: visible bool [kinds, B, L, M], known, slot, rope (tables or
         None), bias (ALiBi's, float32 [B, H, 1, M], or None).
     """
-    counts = jnp.maximum(jnp.cumsum(known, axis=1) - 1, 0)
+    counts = count(known)
     start = 0 if slot is None else slot
     positions = counts if slot is None else jax.lax.dynamic_slice_in_dim(counts, slot, length, axis=1)
     visible = jnp.broadcast_to(known[:, None], (*positions.shape, known.shape[1]))

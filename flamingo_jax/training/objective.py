@@ -63,7 +63,7 @@ def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
     def loss(params, frozen, batch, key=None):
-        logits = model.apply({"params": params}, batch["tokens"], batch["tokens"] != pad)
+        logits = model.apply({"params": params}, batch["tokens"], _mask(batch, pad))
         return token_loss(logits, batch["tokens"], batch["weights"])
 
     return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {})
@@ -94,7 +94,7 @@ def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     model = Flamingo(config, new_tokens)
 
     def inputs(batch):
-        return batch["tokens"], batch["media"], batch["media_index"], batch["tokens"] != pad
+        return batch["tokens"], batch["media"], batch["media_index"], _mask(batch, pad)
 
     def loss(params, frozen, batch, key=None):
         rngs = _streams(key) if "vision" not in config.frozen else {}
@@ -102,6 +102,11 @@ def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
         return token_loss(logits, batch["tokens"], batch["weights"])
 
     return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates)
+
+
+def _mask(batch: dict, pad: int) -> jax.Array:
+    """What is no padding, bool [B, L]; of a batch of packed documents its ``segments``, int [B, L]."""
+    return batch["segments"] if "segments" in batch else batch["tokens"] != pad
 
 
 def _streams(key: jax.Array | None) -> dict[str, jax.Array]:

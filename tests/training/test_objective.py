@@ -12,7 +12,7 @@ import pytest
 from flamingo_jax.config import ExampleConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training.objective import contrastive, contrastive_loss, gates, token_loss
+from flamingo_jax.training.objective import contrastive, contrastive_loss, flamingo, gates, language, token_loss
 
 
 def test_token_loss_is_the_weighted_mean_over_next_tokens():
@@ -117,3 +117,17 @@ def test_depth_is_stochastic_in_training_and_nowhere_else(model_config):
     loss = jax.jit(goal.loss)
     plain, *drawn = (float(loss(params, {}, batch, key)) for key in (None, jax.random.key(1), jax.random.key(2)))
     assert len({plain, *drawn}) == 3 and plain == float(loss(params, {}, batch))
+
+
+@pytest.mark.parametrize("goal", [language, flamingo])
+def test_packed_documents_weigh_in_as_in_rows_of_their_own(model_config, example, goal):
+    """Two rows of twelve tokens and three media, and both in one row; a document's first token weighs nothing."""
+    goal = goal(model_config, new_tokens=(3,), pad=0)
+    apart = {**example, "weights": jnp.ones((2, 12)).at[:, 0].set(0.0)}
+    packed = {key: value.reshape(1, -1, *value.shape[2:]) for key, value in apart.items()}
+    packed["media_index"] += 3 * (jnp.arange(24) >= 12) * (packed["media_index"] > 0)
+    segments = {"segments": 1 + (jnp.arange(24) >= 12).astype(jnp.int32)[None]}
+    variables = nn.meta.unbox(jax.jit(goal.init)(jax.random.key(0), packed | segments))
+    loss = jax.jit(lambda batch: goal.loss(variables["params"], variables.get("frozen", {}), batch))
+    np.testing.assert_allclose(loss(packed | segments), loss(apart), rtol=1e-5)
+    assert abs(loss(packed) - loss(apart)) > 1e-3
