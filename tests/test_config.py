@@ -72,6 +72,8 @@ def test_json_is_stable():
         ("order", ("language", "contrastiv", "flamingo"), r"order names 'contrastiv', .* did you mean 'contrastive'"),
         ("order", ("language", "contrastive", "contrastive"), r"config\.order names 'contrastive' twice"),
         ("stages.flamingo.optimizer.rates", {"language": 0.1}, r"rates names 'language', which config\.model\.frozen"),
+        ("stages.language.mixing", "merged", r"config\.stages\.language: mixing='merged' needs several datasets"),
+        ("stages.flamingo.mixing", "rounds", r"config\.stages\.flamingo: mixing='rounds' is unknown"),
         ("datasets.vtp.fps", 0.0, r"config\.datasets\.vtp\.fps must be at least"),
         ("datasets.vtp.quality", 500, r"config\.datasets\.vtp: quality=500 is more than a JPEG's 100"),
         ("datasets.m3w.text", {"min_words": 10, "max_words": 5}, r"m3w\.text: min_words=10 is more than max_words=5"),
@@ -90,6 +92,15 @@ def test_senseless_sizes_are_named(path, value, message):
     with part.ignore_type():
         part[key] = value
     with pytest.raises(ValueError, match=message):
+        configs.build(config)
+
+
+def test_images_that_cannot_be_one_batch_are_named():
+    config = load()
+    config.stages.contrastive.mixing = "merged"
+    configs.build(config)
+    config.datasets.ltip.example.size = 32
+    with pytest.raises(ValueError, match=r"stages\.contrastive\.mixing='merged' .* \{'align': 48, 'ltip': 32\}"):
         configs.build(config)
 
 

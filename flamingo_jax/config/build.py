@@ -76,6 +76,12 @@ def _check_sizes(config: RunConfig, path: str) -> None:
                         f"{path}.stages.{key} trains on {name}, but {path}.datasets.{name}.example.{field}={count} is "
                         f"more than {path}.{place}={most}."
                     )
+        sizes = {name: config.datasets[name].example.size for name in stage.mixture}
+        if stage.mixing == "merged" and stage.objective == "contrastive" and len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"{path}.stages.{key}.mixing='merged' puts all images into one batch, but {path}.datasets.*.example."
+                f"size differs: {sizes}; make them equal."
+            )
     if config.tokenizer.vocab_size > model.language.vocab_size:
         raise ValueError(
             f"{path}.tokenizer.vocab_size={config.tokenizer.vocab_size} is more than {path}.model.language.vocab_size="

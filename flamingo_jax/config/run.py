@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from flamingo_jax.config.check import choose
 from flamingo_jax.config.corpus import CorpusConfig
 from flamingo_jax.config.example import ExampleConfig
 from flamingo_jax.config.model import ModelConfig
@@ -115,6 +116,9 @@ class OptimizerConfig:
 class StageConfig:
     """One training stage: an objective (language | contrastive | flamingo), a mixture, an optimizer and its length.
 
+    steps: updates. mixing: which of the mixture's datasets an update sees (paper B.1.2, B.1.3): all, a gradient of each
+    summed ("accumulation"); one after the other ("round_robin"); all in one loss ("merged"), where the examples of a
+    contrastive stage are each other's negatives. log_every: updates; "round_robin" rounds it up to whole rounds.
     parts: what a flamingo stage starts from, as {"language": SOURCE, "vision": SOURCE}: the name of a stage whose
     result it takes, or the folder of a public checkpoint (with a "/" in its name). A part that is not frozen may be
     left out and starts at random.
@@ -125,8 +129,23 @@ class StageConfig:
     mixture: Mapping[str, MixConfig]
     optimizer: OptimizerConfig
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mixing: str = "accumulation"
     log_every: int = 20
     checkpoint_every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        choose(self, mixing=("accumulation", "round_robin", "merged"))
+        if self.mixing != "accumulation" and len(self.mixture) < 2:
+            raise ValueError(
+                f"mixing={self.mixing!r} needs several datasets, but mixture has {len(self.mixture)} "
+                f"({', '.join(self.mixture) or 'none'}); add one, or use mixing='accumulation'."
+            )
+        weights = {name: mix.weight for name, mix in self.mixture.items()}
+        if self.mixing == "merged" and self.objective == "contrastive" and len(set(weights.values())) > 1:
+            raise ValueError(
+                "mixing='merged' compares the pairs of all datasets with each other in one contrastive loss, where "
+                f"they cannot weigh differently, but mixture has the weights {weights}; make them equal."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

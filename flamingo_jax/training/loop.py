@@ -21,6 +21,7 @@ from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.training import checkpoint, sharding
 from flamingo_jax.training.metrics import Progress, Writer
+from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.optimizer import learning_rate, make_optimizer
 from flamingo_jax.training.seen import Seen
@@ -70,15 +71,22 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         start = int(state["step"])
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         step_fn = jax.jit(
-            make_step(stage.objective, lambdas, optimizer), donate_argnums=0, out_shardings=(places, None)
+            make_step(stage.objective, lambdas, optimizer, config.mixing),
+            donate_argnums=0,
+            out_shardings=(places, None),
         )
         writer = Writer(stage.directory, resume_step=start)
         stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
         stack.callback(progress.close)
-        work = _work_per_step(stage)
+        # A round: the updates until every dataset had its turn. Lines stand at the ends of rounds, and checkpoints
+        # too, with a round still to come: so a line has every dataset's newest loss, in a resumed run as in any other.
+        names = tuple(lambdas)
+        round_length = len(names) // len(turn(config.mixing, names, 0))
+        every = -(-config.log_every // round_length) * round_length
+        work = _work_per_step(stage, round_length)
 
-        def report(step: int, metrics: dict, log_every: int = config.log_every) -> dict[str, float]:
+        def report(step: int, metrics: dict, log_every: int = every) -> dict[str, float]:
             """Counts and shows step ``step``'s metrics and, every ``log_every`` steps, writes them."""
             if not metrics:
                 return {}
@@ -92,14 +100,15 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         saved = time.monotonic()
         for step in range(start, config.steps):
             asked = time.monotonic()
-            batches = {name: next(stream) for name, stream in stage.streams.items()}
+            batches = {name: next(stage.streams[name]) for name in turn(config.mixing, names, step)}
             progress.waited(time.monotonic() - asked)
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             state, new = step_fn(state, stage.frozen, batches)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
             report(step, metrics)
-            metrics = new | {"learning_rate": rate(step)}
-            if time.monotonic() - saved > config.checkpoint_every_seconds and step + 1 < config.steps:
+            metrics |= new | {"learning_rate": rate(step)}
+            due = time.monotonic() - saved > config.checkpoint_every_seconds
+            if due and (step + 1) % round_length == 0 and step + 1 + round_length <= config.steps:
                 report(step + 1, metrics)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
@@ -145,12 +154,12 @@ def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, s
     return state
 
 
-def _work_per_step(stage: Stage) -> dict[str, int]:
-    """Global text positions and frames in one update."""
+def _work_per_step(stage: Stage, round_length: int) -> dict[str, float]:
+    """Global text positions and frames in one update, averaged over the updates of a round."""
     pairs = [(stage.examples[name], mix.rows) for name, mix in stage.config.mixture.items()]
     return {
-        "tokens": sum(example.length * size for example, size in pairs),
-        "images": sum(example.media * example.frames * size for example, size in pairs),
+        "tokens": sum(example.length * size for example, size in pairs) / round_length,
+        "images": sum(example.media * example.frames * size for example, size in pairs) / round_length,
     }
 
 

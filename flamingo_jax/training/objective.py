@@ -13,20 +13,23 @@ from flamingo_jax.config import ModelConfig
 from flamingo_jax.models.contrastive import Contrastive
 from flamingo_jax.models.decoder import Decoder
 from flamingo_jax.models.flamingo import Flamingo
+from flamingo_jax.training.mixing import merge_pairs, merge_tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The three functions by which the loop knows a model.
+    """The functions by which the loop knows a model.
 
     init(key, batch) -> boxed variables. loss(params, frozen, batch, key=None) -> scalar, averaged over the global
     batch; key: for what is random in training (an encoder's stochastic depth), None for nothing.
-    monitor(params) -> {name: scalar} worth logging beside the loss.
+    monitor(params) -> {name: scalar} worth logging beside the loss. merge(batches, lambdas) -> ({name: batch}, {name:
+    weight}): what the losses and their weights must be of, for their sum to be one loss over all examples.
     """
 
     init: Callable
     loss: Callable
     monitor: Callable
+    merge: Callable = merge_tokens
 
 
 def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:
@@ -86,6 +89,7 @@ def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> O
         lambda key, batch: model.init(key, *inputs(batch)),
         loss,
         lambda params: {"scale": jnp.exp(params["log_scale"])},
+        lambda batches, lambdas: merge_pairs(batches, pad),  # lambdas are equal: a pair has no loss without the others
     )
 
 

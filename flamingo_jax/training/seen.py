@@ -26,14 +26,16 @@ class Seen:
         self._streams, self._mixture, self._most = streams, mixture, max_unreadable
         self._counts = {name: dict.fromkeys(("documents", *COUNTED), 0) for name in streams}
 
-    def add(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-        """Takes a step's ``seen/NAME``, and returns all its metrics as floats, with what was seen of NAME so far.
+    def add(self, metrics: dict[str, jax.Array]) -> dict[str, float]:
+        """Takes each ``seen/NAME`` out of a step's metrics, and returns the others as floats, with all that was seen.
 
         Raises ValueError, naming shards, when too much of a dataset could not be read.
         """
-        values = jax.device_get(dict(metrics))
+        taken = {name: metrics.pop(f"seen/{name}") for name in self._counts if f"seen/{name}" in metrics}
+        taken, values = jax.device_get((taken, metrics))
+        values = dict(values)
         for name, counts in self._counts.items():
-            if (new := values.pop(f"seen/{name}", None)) is not None:
+            if (new := taken.get(name)) is not None:
                 counts["documents"] += self._mixture[name].batch_size
                 for key, value in zip(COUNTED, new, strict=True):
                     counts[key] += int(value)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -128,6 +130,14 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's part of a batch, {key: [B / processes, ..]}, as global arrays split over the batch axes."""
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def concatenate(parts: Sequence[jax.Array]) -> jax.Array:
+    """Batches [B_i, ..] as one, [sum of B_i, ..], in an order that leaves every example on its device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else batch_ways(mesh)
+    split = [part.reshape(ways, part.shape[0] // ways, *part.shape[1:]) for part in parts]
+    return jnp.concatenate(split, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
 def batch_ways(mesh: Mesh) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 
 import jax
@@ -12,22 +13,32 @@ from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.seen import count
 
 
-def make_step(objective: Objective, lambdas: Mapping[str, float], optimizer: optax.GradientTransformation) -> Callable:
+def make_step(
+    objective: Objective,
+    lambdas: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+    mixing: str = "accumulation",
+) -> Callable:
     """step(state, frozen, batches) -> (state, metrics), to be jitted with ``state`` donated.
 
-    state: {"params", "opt_state", "step"}. batches: {dataset: batch} for every key of ``lambdas``, the datasets'
-    weights. Gradients exist for ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are
-    those of the parameters before the update.
+    state: {"params", "opt_state", "step"}. batches: {dataset: batch} of the datasets that take part in this update
+    (``mixing.turn``), each with a weight in ``lambdas``; every set of them is a program of its own. Gradients exist for
+    ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the parameters before
+    the update, ``loss/<dataset>`` among them (of pairs that are merged, ``loss/merged``) and
+    ``seen/<dataset>`` (``seen.count``).
     """
 
     def step(state: dict, frozen: dict, batches: dict):
-        params, metrics, total = state["params"], {}, None
+        params, total, weights = state["params"], None, lambdas
+        metrics = {f"seen/{name}": count(batch) for name, batch in batches.items()}
+        if mixing == "merged":
+            batches, weights = objective.merge(batches, lambdas)
         key = jax.random.fold_in(jax.random.key(0), state["step"])  # of the step alone: a resumed run draws the same
-        for number, (name, weight) in enumerate(lambdas.items()):
-            random = jax.random.fold_in(key, number)
-            loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batches[name], random)
-            metrics |= {f"loss/{name}": loss, f"seen/{name}": count(batches[name])}
-            grads = jax.tree.map(lambda g, w=weight: w * g, grads)
+        for name, batch in batches.items():
+            random = jax.random.fold_in(key, zlib.crc32(name.encode()))  # whatever other datasets there are
+            loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batch, random)
+            metrics[f"loss/{name}"] = loss
+            grads = jax.tree.map(lambda g, w=weights[name]: w * g, grads)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)
         updates, opt_state = optimizer.update(total, state["opt_state"], params)
         metrics |= {"grad_norm": optax.global_norm(total), **objective.monitor(params)}

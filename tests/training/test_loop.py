@@ -87,6 +87,45 @@ def test_interrupted_equals_undisturbed(model_config, tmp_path, mesh):
     assert logs[0] == logs[1] and json.loads(logs[0].splitlines()[-1])["step"] == 6
 
 
+def test_an_interrupted_round_robin_keeps_its_turns_and_its_log(model_config, tmp_path):
+    """Killed after the last whole round, of which the log's last line needs a loss."""
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+    def in_turn(directory, last=None):
+        streams = {"a": Numbers(last), "b": Numbers()}
+        plain = stage(model_config, tmp_path / directory, None, mesh, steps=7, every=0.0)
+        mixture = {"a": MixConfig(8), "b": MixConfig(8, weight=0.2)}
+        config = dataclasses.replace(plain.config, mixture=mixture, mixing="round_robin")
+        examples = dict.fromkeys(streams, plain.examples["text"])
+        return dataclasses.replace(plain, config=config, examples=examples, streams=streams)
+
+    runs = [in_turn("whole"), in_turn("cut", last=3), in_turn("cut")]
+    whole, last = loop.train(runs[0])
+    with pytest.raises(Killed):
+        loop.train(runs[1])
+    said = []
+    parts, again = loop.train(runs[2], said.append)
+    assert said == ["language: continuing at step 4 of 7"]
+    chex.assert_trees_all_equal(whole, parts)
+    assert last == again
+    for run in (runs[0], runs[2]):
+        assert {name: stream.next for name, stream in run.streams.items()} == {"a": 4, "b": 3}
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    lines = [json.loads(line) for line in logs[0].splitlines()]
+    assert logs[0] == logs[1] and [line["step"] for line in lines] == [2, 4, 6, 7]
+    assert all({"loss/a", "loss/b"} < set(line) for line in lines)
+    assert lines[2]["loss/b"] == lines[3]["loss/b"] and lines[2]["loss/a"] != lines[3]["loss/a"]
+
+
+def test_progress_counts_an_update_of_a_round_on_average(model_config, tmp_path):
+    plain = stage(model_config, tmp_path, None, None)
+    config = dataclasses.replace(plain.config, mixture={"a": MixConfig(8), "b": MixConfig(4)})
+    examples = {"a": ExampleConfig(12), "b": ExampleConfig(8, frames=3)}
+    mixed = dataclasses.replace(plain, config=config, examples=examples)
+    assert loop._work_per_step(mixed, round_length=1) == {"tokens": 128, "images": 20}
+    assert loop._work_per_step(mixed, round_length=2) == {"tokens": 64, "images": 10}
+
+
 def test_a_checkpoint_continues_on_another_mesh(model_config, tmp_path):
     with pytest.raises(Killed):
         mesh = sharding.make_mesh(MeshConfig(8, 1, 1))
