@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -18,8 +18,9 @@ import jax
 from flamingo_jax import sources, streams
 from flamingo_jax.config import CorpusConfig, DatasetConfig, RunConfig, StageConfig
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.data import packing, record, tokenizer
+from flamingo_jax.data import packing, tokenizer
 from flamingo_jax.data.prepare import is_prepared, prepare
+from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
@@ -86,27 +87,34 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
         with _timed("world", say):
             world.write(workdir / "world", config.world, _counter("world"))
     for name, dataset in config.datasets.items():
-        target = workdir / "data" / name
-        if not is_prepared(target):
+        target, dataset = workdir / "data" / name, streams.resolve(dataset, workdir)
+        if dataset.in_place:
+            # The index of a former start is looked at too: it names what changed since.
+            with _timed(f"index {name}", say):
+                workers, progress = os.cpu_count() or 1, _counter(f"index {name}")
+                report = index(dataset, target, workers=workers, progress=progress)
+                drops = sorted(
+                    (count, reason, report["first_drops"][reason]) for reason, count in report["drops"].items()
+                )
+                dropped = ", ".join(f"{count} {reason} (first: {place})" for count, reason, place in drops)
+                say(f"{name}: {report['documents']} samples, read in place; left out: {dropped or 'none'}")
+        elif not is_prepared(target):
             with _timed(f"prepare {name}", say):
-                report = prepare(_corpus(dataset, workdir), target, progress=_counter(f"prepare {name}"))
+                report = prepare(_corpus(dataset), target, progress=_counter(f"prepare {name}"))
                 dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(report["drops"].items()))
                 say(f"{name}: {report['documents']} documents, {report['media']} media; dropped: {dropped or 'none'}")
 
 
-def _corpus(dataset: DatasetConfig, workdir: pathlib.Path) -> CorpusConfig:
-    """A dataset's raw files, with this run's folder in their paths."""
-    values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(CorpusConfig)}
-    escaped = glob.escape(str(workdir))
-    return CorpusConfig(**values | {k: values[k].replace("{workdir}", escaped) for k in ("source", "images")})
+def _corpus(dataset: DatasetConfig) -> CorpusConfig:
+    return CorpusConfig(**{field.name: getattr(dataset, field.name) for field in dataclasses.fields(CorpusConfig)})
 
 
 def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:
     path = workdir / "tokenizer.json"
     if not config.tokenizer.path and not path.exists():
         with _timed("tokenizer", say):
-            records = [record.Source(workdir / "data" / name) for name in config.tokenizer.datasets]
-            texts = (records_of[i].text for records_of in records for i in range(len(records_of)))
+            found = [streams.open_source(config, name, workdir) for name in config.tokenizer.datasets]
+            texts = (source.read(i).text for source in found for i in range(len(source)))
             tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
     return sources.run_tokenizer(config, workdir)
 

@@ -18,7 +18,7 @@ from flamingo_jax.convert.pretrained import Pretrained
 from flamingo_jax.convert.public import read_config
 from flamingo_jax.convert.shapes import encoder_shapes
 from flamingo_jax.convert.tokenizer import load_tokenizer
-from flamingo_jax.data import tokenizer
+from flamingo_jax.data import record, tokenizer
 from flamingo_jax.models.flamingo import assemble
 from flamingo_jax.training import checkpoint
 
@@ -67,8 +67,7 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
     """What a model card tells of a stage: its steps, its datasets with their sizes, the evaluation's table."""
     stage, datasets = config.stages[name], {}
     for key, mix in stage.mixture.items():
-        manifest = workdir / "data" / key / "manifest.json"
-        counts = json.loads(manifest.read_text())["report"] if manifest.exists() else {}
+        counts = record.read_report(workdir / "data" / key, config.datasets[key].in_place)
         datasets[key] = {
             "format": config.datasets[key].format,
             "documents": counts.get("documents", 0),

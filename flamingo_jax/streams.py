@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import pathlib
 import zlib
@@ -11,12 +12,25 @@ from typing import Any
 
 from flamingo_jax import config as configs
 from flamingo_jax import sources
-from flamingo_jax.config import ExampleConfig, MixConfig, RunConfig, StreamsConfig
+from flamingo_jax.config import DatasetConfig, ExampleConfig, MixConfig, RunConfig, StreamsConfig
 from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import record, stream, tokenizer
+from flamingo_jax.data import sources as data_sources
 from flamingo_jax.data.show import examples
 
 _AT_ONCE = StreamsConfig(threads=0)
+
+
+def resolve(dataset: DatasetConfig, workdir: pathlib.Path) -> DatasetConfig:
+    """A dataset with this run's folder in the paths of its raw files."""
+    escaped = glob.escape(str(workdir))
+    paths = {key: getattr(dataset, key).replace("{workdir}", escaped) for key in ("source", "images")}
+    return dataclasses.replace(dataset, **paths)
+
+
+def open_source(config: RunConfig, name: str, workdir: pathlib.Path) -> data_sources.Source:
+    """Where the documents of a run's dataset are read from."""
+    return data_sources.open_source(resolve(config.datasets[name], workdir), workdir / "data" / name)
 
 
 def open_stream(
@@ -30,10 +44,10 @@ def open_stream(
 ) -> stream.Stream:
     """What stage ``stage`` reads of a dataset, from its beginning: a function of these names and the run's seed.
 
-    mix: another than the stage's. options: of ``data.stream.stream``. Raises ValueError as that and ``record.Source``.
+    mix: another than the stage's. options: of ``data.stream.stream``. Raises ValueError as that and the source.
     """
     return stream.stream(
-        record.Source(workdir / "data" / dataset),
+        open_source(config, dataset, workdir),
         vocabulary,
         config.datasets[dataset].example,
         mix or config.stages[stage].mixture[dataset],

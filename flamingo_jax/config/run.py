@@ -37,14 +37,43 @@ class TokenizerConfig:
     path: str = ""
 
 
+IN_PLACE = ("tar", "tfds")
+"""The formats that training can read as they are: where a sample is in their files is known without unpacking them."""
+
+_HONOURED_IN_PLACE = ("format", "source", "columns", "split", "max_bad")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetConfig(CorpusConfig):
     """One dataset: its raw files, how they become records, and what its examples look like.
 
     In ``source`` and ``images``, ``{workdir}`` stands for the run's folder.
+    in_place: training reads the raw files themselves, of the formats ``IN_PLACE``, and nothing is prepared. Images are
+    then those of the files, whatever their size, and of a tfds row with several captions one is drawn every time.
+
+    Raises:
+        ValueError: ``in_place`` with another format, or with an option that only preparing honours.
     """
 
     example: ExampleConfig
+    in_place: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.in_place:
+            return
+        if self.format not in IN_PLACE:
+            raise ValueError(
+                f"in_place=True, but files of format={self.format!r} cannot be read in place; those of "
+                f"{' and '.join(IN_PLACE)} can. Leave in_place out, and they are prepared."
+            )
+        for field in dataclasses.fields(CorpusConfig):
+            value = getattr(self, field.name)
+            if field.name not in _HONOURED_IN_PLACE and value != field.default:
+                raise ValueError(
+                    f"in_place=True, but {field.name}={value!r} says what becomes of files when they are prepared: "
+                    "leave one of the two out."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

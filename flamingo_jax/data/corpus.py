@@ -44,7 +44,7 @@ class Corpus:
 
     def name(self, path: str) -> str:
         """A file's name relative to the root, with "/" between folders."""
-        return os.path.relpath(path, self.root).replace(os.sep, "/")
+        return name_of(path, self.root)
 
     def folder(self, path: str) -> str:
         """What names in a file are relative to: the file's own folder, unless ``options.images`` says where media are.
@@ -52,6 +52,11 @@ class Corpus:
         It is to be put before a name that ``find`` gets.
         """
         return "" if self.options.images else os.path.dirname(self.name(path))
+
+
+def name_of(path: str, root: str) -> str:
+    """A file's name relative to the folder ``root``, with "/" between folders."""
+    return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 _ESCAPED = re.compile(r"\[([*?[])\]")  # what ``glob.escape`` makes of a wildcard

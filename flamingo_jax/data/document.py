@@ -60,7 +60,8 @@ class Dropped:
     Attributes:
         reason: a short phrase from a small set, which reports count by.
         place: where it was (file, and offset or key in it), and what exactly was wrong: for a person who wants to look.
-            What is longer than a thousand characters, as hostile addresses are, is cut in the middle.
+            What is longer than a thousand characters, as hostile addresses are, is cut in the middle. Lone surrogates,
+            which stand for bytes of names that are no UTF-8, cannot be printed and become question marks.
         bad: it is damaged or hostile, and not merely filtered out or absent; past a share of such the preparation ends.
     """
 
@@ -69,8 +70,8 @@ class Dropped:
     bad: bool = False
 
     def __post_init__(self):
-        if len(self.place) > 1000:
-            object.__setattr__(self, "place", f"{self.place[:600]} ... {self.place[-395:]}")
+        place = self.place if len(self.place) <= 1000 else f"{self.place[:600]} ... {self.place[-395:]}"
+        object.__setattr__(self, "place", place.encode("utf-8", "replace").decode())
 
 
 class Medium(NamedTuple):  # a page has hundreds, and this is the quickest to make

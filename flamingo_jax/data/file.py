@@ -6,26 +6,31 @@ import contextlib
 import io
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
 from etils import epath
 
 
-def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[bytes]) -> None:
     """Replaces ``path`` by ``content`` in one step, on disk when it returns; a kill leaves the old file or the new one.
 
     ``path`` may be an address such as ``gs://``. Raises OSError naming the path (that of a full disk names none by
     itself).
+
+    content: or its parts, one after the other.
     """
+    content = content.encode() if isinstance(content, str) else content
+    parts = [content] if isinstance(content, bytes) else content
     if "://" in os.fspath(path):  # an object store shows a file when it is whole
-        epath.Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
+        epath.Path(path).write_bytes(b"".join(parts))
         return
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

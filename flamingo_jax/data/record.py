@@ -23,6 +23,7 @@ from flamingo_jax.data.document import Document
 from flamingo_jax.data.file import write_whole
 
 MANIFEST = "manifest.json"
+REPORT = "report.json"  # of raw files that are read in place (``data.sources``)
 
 # One record a chunk is what random access wants; zstd halves text and costs JPEGs next to nothing.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
@@ -81,7 +82,7 @@ def write_manifest(directory: str | os.PathLike, files: Mapping[str, dict], repo
 
 
 class Source:
-    """Random access to a dataset's documents, for Grain: ``len(source)``, ``source[i]``. Picklable and thread-safe.
+    """Random access to a dataset's documents: a source as ``data.sources`` describes them; ``source[i]`` reads too.
 
     Records are read and checked when asked for; files are opened then.
 
@@ -106,28 +107,19 @@ class Source:
         filled = [instruction for instruction in instructions if instruction.take]
         if not filled:
             raise ValueError(f"The dataset {directory} has no documents; prepare it anew.")
-        self._files = [(instruction.filename, instruction.take) for instruction in filled]
+        self._files = filled
         self._records = array_record_data_source.ArrayRecordDataSource(filled)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, index: int, choice: float = 0.0) -> Document:
-        """``self[index]``; a record holds one document, so there is nothing to choose."""
-        return self[index]
-
-    def locate(self, index: int) -> tuple[str, int]:
-        """(path of the file, number of the record in it) of the document at ``index``, for reports."""
-        for path, records in self._files:
-            if index < records:
-                return path, index
-            index -= records
-        raise IndexError(f"{self._directory} has {len(self)} documents.")
-
     def __getitem__(self, index: int) -> Document:
         """The document at ``index`` in [0, len). Raises IndexError outside, ValueError if the record is damaged."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self._directory} has {len(self)} documents, none at {index}.")
+        return self.read(index)
+
+    def read(self, index: int, choice: float = 0.0) -> Document:
+        """The same; a record holds one document, so ``choice`` makes no difference."""
+        self._check(index)
         # Damage shows in the library's own exceptions and in ours, in any of the two calls.
         try:
             return document_lib.decode(self._records[index])
@@ -135,6 +127,15 @@ class Source:
             raise ValueError(
                 f"Record {index} of {self._directory} is damaged ({error}); prepare the dataset anew."
             ) from None
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """(file, number of the record in it)."""
+        self._check(index)
+        return locate(self._files, index)
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self._directory} has {len(self)} documents, none at {index}.")
 
     def __repr__(self) -> str:  # Grain compares it when it restores a state; it must not name an address in memory
         return f"Source({str(self._directory)!r}, {len(self)} documents)"
@@ -161,6 +162,15 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     return manifest
 
 
+def locate(files: Iterable[Any], index: int) -> tuple[str, int]:
+    """(file, number of the record in it) of record ``index`` of files of which records [skip, skip + take) are used."""
+    for file in files:
+        if index < file.take:
+            return file.filename, file.skip + index
+        index -= file.take
+    raise IndexError(f"There is no record {index} after the last one.")
+
+
 def _is_whole(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest says what readers look up, and names no file outside of its folder."""
     files = manifest.get("files")
@@ -174,6 +184,16 @@ def _is_whole(manifest: Mapping[str, Any]) -> bool:
         and isinstance(entry.get("sha256"), str)
         for name, entry in files.items()
     )
+
+
+def read_report(directory: str | os.PathLike, in_place: bool = False) -> dict:
+    """What ``prepare``, or ``sources.index`` of a dataset that is read in place, returned; {} if it was not there yet.
+
+    It is read as it is: a dataset that is damaged or of another schema still has one.
+    """
+    path = epath.Path(directory) / (REPORT if in_place else MANIFEST)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if in_place else found.get("report", {})
 
 
 class _Whole:

@@ -47,13 +47,18 @@ def open_packed(path: str) -> Iterator[BinaryIO]:
     Reading raises ``Damaged``.
     """
     with open_file(path) as file:
-        head = file.read(4)
-        file.seek(0)
-        packing = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+        packing = packing_of(file)
         if packing is None:
             yield file
         else:
             yield io.BufferedReader(_Bounded(pa.CompressedInputStream(file, packing), _allowance(path)), _CHUNK)
+
+
+def packing_of(file: BinaryIO) -> str | None:
+    """What a file is packed by, which is at its beginning and stays there: "gzip", "zstd" or nothing that we know."""
+    head = file.read(4)
+    file.seek(0)
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
 
 
 def open_members(path: str) -> Iterator[BinaryIO]:

@@ -7,9 +7,10 @@ with other suffixes, pickles among them, are not read at all.
 from __future__ import annotations
 
 import functools
+import os
 import tarfile
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import BinaryIO, TypeVar
 
 from flamingo_jax.data.corpus import Corpus, Task
 from flamingo_jax.data.document import Dropped, Medium, Raw
@@ -20,13 +21,18 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "avif")
 CLIPS = ("mp4", "webm", "mkv", "mov", "avi")
 """Suffixes of members that are media, lower case; the first that a sample has is its medium."""
 
+CAPTIONS = ("txt", "json")
+"""Suffixes of members that hold captions; the first one that is not blank is a sample's."""
+
 MAX_MEMBER = 500_000_000
 """Bytes of one member, and of all that are read of one sample; what is larger is passed over."""
 
 MAX_TEXT = 16_000_000
 """Bytes of a caption's member, and of a .json."""
 
-_LIMITS = dict.fromkeys((*IMAGES, *CLIPS), MAX_MEMBER) | {"txt": MAX_TEXT, "json": MAX_TEXT}
+_LIMITS = dict.fromkeys((*IMAGES, *CLIPS), MAX_MEMBER) | dict.fromkeys(CAPTIONS, MAX_TEXT)
+
+_Part = TypeVar("_Part", bound=Sized)  # of a sample: a member's content, or its place
 
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
@@ -43,11 +49,26 @@ def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
 def pair(key: str, parts: Mapping[str, bytes], source: str) -> Raw | Dropped:
     """One sample as a document: its caption, and its medium before it. ``parts``: suffix -> content."""
     place = f"{source}/{key}"
-    suffix = next((suffix for suffix in (*IMAGES, *CLIPS) if suffix in parts), None)
+    suffix = medium_of(parts)
     if suffix is None:
         return Dropped("pair without medium", place)
+    texts = (caption(suffix, parts[suffix]) for suffix in CAPTIONS if suffix in parts)
     medium = Medium(f"{key}.{suffix}", functools.partial(bytes, parts[suffix]))
-    return Raw(place, _caption(parts), (0,), (medium,), source, suffix in CLIPS)
+    return Raw(place, next(filter(str.strip, texts), ""), (0,), (medium,), source, suffix in CLIPS)
+
+
+def medium_of(parts: Mapping[str, Sized]) -> str | None:
+    """The suffix of a sample's medium."""
+    return next((suffix for suffix in (*IMAGES, *CLIPS) if suffix in parts), None)
+
+
+def caption(suffix: str, data: bytes) -> str:
+    """The caption in a member of ``CAPTIONS``: all of a .txt, the "caption" of a .json; "" if there is none."""
+    if suffix == "txt":
+        return data.decode("utf-8-sig", "replace")
+    found = parse(data, "")
+    text = "" if isinstance(found, Dropped) else found[1].get("caption")
+    return text if isinstance(text, str) else ""
 
 
 def is_tar(path: str) -> bool:
@@ -66,11 +87,14 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
         try:
-            return super().fromtarfile(archive)
+            header = super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # the zeros at the end
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
+        if header.size < 0:  # tarfile would go back, and round in circles
+            raise tarfile.ReadError(f"a member of {header.size} bytes")
+        return header
 
 
 def split_name(path: str) -> tuple[str, str]:
@@ -89,34 +113,64 @@ def samples(
 
     limits: the suffixes that are read -> the most bytes of such a member.
     """
+    return _group(_members(file, source, limits, "r|", lambda tar, member: tar.extractfile(member).read()), source)
+
+
+def places(file: BinaryIO, source: str) -> Iterator[tuple[str, dict[str, range]] | Dropped]:
+    """What ``samples`` gives, with the range of its bytes in the file in place of a member's content.
+
+    file: with a descriptor; its position is left anywhere.
+    """
+    size = os.fstat(file.fileno()).st_size
+
+    def place(tar: tarfile.TarFile, member: tarfile.TarInfo) -> range:
+        if member.issparse():
+            raise tarfile.ReadError(f"{member.name!r} is stored with holes")
+        found = range(member.offset_data, member.offset_data + member.size)
+        if found.stop > size:
+            raise tarfile.ReadError("unexpected end of data")
+        return found
+
+    return _group(_members(file, source, _LIMITS, "r:", place), source)
+
+
+def _group(
+    members: Iterator[tuple[str, _Part | None] | Dropped], source: str
+) -> Iterator[tuple[str, dict[str, _Part]] | Dropped]:
     key, parts = None, {}
-    for member in _members(file, source, limits):
+    for member in members:
         if isinstance(member, Dropped):
             yield member
             continue
-        path, data = member
+        path, part = member
         stem, suffix = split_name(path)
         if stem != key or (suffix in parts and _is_whole(parts)):
             if key is not None:
                 yield key, parts
             key, parts = stem, {}
-        if data is None:
+        if part is None:
             continue
         if suffix in parts:
             yield Dropped("member repeated", f"{source}/{path}", bad=True)
-        elif sum(map(len, parts.values())) + len(data) > MAX_MEMBER:
+        elif sum(map(len, parts.values())) + len(part) > MAX_MEMBER:
             yield Dropped("member too large", f"{source}/{path}: its sample has more than {MAX_MEMBER} bytes", bad=True)
         else:
-            parts[suffix] = data
+            parts[suffix] = part
     if key is not None:
         yield key, parts
 
 
-def _members(file: BinaryIO, source: str, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes | None] | Dropped]:
-    """(name, content) of each member; the content of what is not among ``limits`` is None."""
+def _members(
+    file: BinaryIO,
+    source: str,
+    limits: Mapping[str, int],
+    mode: str,
+    read: Callable[[tarfile.TarFile, tarfile.TarInfo], _Part],
+) -> Iterator[tuple[str, _Part | None] | Dropped]:
+    """(name, what is read) of each member; None of what is not among ``limits``."""
     last = ""
     try:
-        with damage(), open_tar(file, "r|") as tar:
+        with damage(), open_tar(file, mode) as tar:
             for member in tar:
                 last = member.name
                 most = limits.get(split_name(last)[1])
@@ -127,21 +181,11 @@ def _members(file: BinaryIO, source: str, limits: Mapping[str, int]) -> Iterator
                 elif member.size > most:
                     yield Dropped("member too large", f"{source}/{last}: {member.size} bytes", bad=True)
                 else:
-                    yield last, tar.extractfile(member).read()
+                    yield last, read(tar, member)
                 tar.members.clear()  # tarfile would keep every header for the whole pass
     except Damaged as error:
         yield Dropped("tar damaged", f"{source}, after {last!r}: {error}" if last else f"{source}: {error}", bad=True)
 
 
-def _is_whole(parts: Mapping[str, bytes]) -> bool:
-    return ("txt" in parts or "json" in parts) and any(suffix in parts for suffix in (*IMAGES, *CLIPS))
-
-
-def _caption(parts: Mapping[str, bytes]) -> str:
-    """The .txt, or else the caption of the .json."""
-    caption = parts.get("txt", b"").decode("utf-8-sig", "replace")
-    if caption.strip() or "json" not in parts:
-        return caption
-    found = parse(parts["json"], "")
-    caption = "" if isinstance(found, Dropped) else found[1].get("caption")
-    return caption if isinstance(caption, str) else ""
+def _is_whole(parts: Mapping[str, Sized]) -> bool:
+    return any(suffix in parts for suffix in CAPTIONS) and medium_of(parts) is not None

@@ -27,8 +27,8 @@ _CLASSES = ("pythonClassName", "python_class_name", "type")  # keys of features.
 
 def tasks(source: str, options: CorpusConfig) -> Iterator[Task]:
     """Ranges of rows. Raises ValueError when there is no such dataset, split or feature, or it cannot be read."""
-    builder = _builder(source)
-    rows, _ = _open(builder, options)
+    builder = open_builder(source)
+    rows, _ = open_rows(builder, options)
     known = sum(split.num_examples for split in builder.info.splits.values())
     size = max(1, int(builder.info.dataset_size) // max(known, 1))
     step = max(1, TASK_BYTES // size)
@@ -40,22 +40,27 @@ def tasks(source: str, options: CorpusConfig) -> Iterator[Task]:
 
 def read(task: Task, corpus: Corpus) -> Iterator[Raw | Dropped]:
     """A pair per caption of a row; a Dropped for each row that cannot be read."""
-    builder = _builder(task.path)
-    rows, features = _open(builder, corpus.options)
+    builder = open_builder(task.path)
+    rows, features = open_rows(builder, corpus.options)
     source = f"{builder.info.full_name}/{corpus.options.split}"
     for number in range(task.start, task.stop):
-        place = f"{source}:{number}"
-        try:
-            row = rows[number]
-        except Exception as error:  # damage shows in the types of several libraries
-            yield Dropped("record damaged", f"{place}: {error}", bad=True)
-            continue
-        cells = {role: _cell(row, name) for role, name in features.items()}
-        cells["media"] = _name_or_content(cells["media"])
-        yield from parquet.pairs(place, cells, "", corpus, source)
+        yield from pairs(rows, number, features, corpus, source)
 
 
-def _builder(source: str):
+def pairs(rows: Any, number: int, features: dict[str, str], corpus: Corpus, source: str) -> Iterator[Raw | Dropped]:
+    """The pairs of one row of what ``open_rows`` returned. source: the dataset's name, version and split."""
+    place = f"{source}:{number}"
+    try:
+        row = rows[number]
+    except Exception as error:  # damage shows in the types of several libraries
+        yield Dropped("record damaged", f"{place}: {error}", bad=True)
+        return
+    cells = {role: _cell(row, name) for role, name in features.items()}
+    cells["media"] = _name_or_content(cells["media"])
+    yield from parquet.pairs(place, cells, "", corpus, source)
+
+
+def open_builder(source: str):
     """The library's reader of a dataset's files, which needs none of the code that made them."""
     import tensorflow_datasets as tfds  # takes half a second
 
@@ -86,19 +91,18 @@ def _check_features(node: Any) -> None:
         _check_features(value)
 
 
-def _open(builder, options: CorpusConfig) -> tuple[Any, dict[str, str]]:
+def open_rows(builder, options: CorpusConfig) -> tuple[Any, dict[str, str]]:
     """The rows of a split, with images as files, and {role: feature}."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
     try:
         for part in builder.info.splits[options.split].file_instructions:
             if os.path.dirname(part.filename) != str(builder.data_dir):
                 raise ValueError(f"it names {part.filename}, which is not in its folder")
         rows = builder.as_data_source(
             split=options.split,
-            decoders={name: tfds.decode.SkipDecoding() for name in images},
+            decoders={name: tfds.decode.SkipDecoding() for name in images(builder)},
             file_format="array_record",
         )
     except NotImplementedError:
@@ -114,6 +118,13 @@ def _open(builder, options: CorpusConfig) -> tuple[Any, dict[str, str]]:
         for path in (name, *(f"{name}/{part}" for part in getattr(feature, "keys", tuple)()))
     ]
     return rows, column.choose(parquet.ROLES, options.columns, names, str(builder.data_dir))
+
+
+def images(builder) -> list[str]:
+    """The features that are images."""
+    import tensorflow_datasets as tfds
+
+    return [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
 
 
 def _cell(row: dict[str, Any], name: str) -> Any:

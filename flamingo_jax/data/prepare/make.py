@@ -35,6 +35,16 @@ def reject(raw: Raw, options: CorpusConfig) -> str | None:
     return judge(raw.text, options.text) if options.format in options.text.formats else None
 
 
+def clean(caption: str, place: str) -> str | Dropped:
+    """A pair's text on one line, or why it is none."""
+    caption = " ".join(caption.split())
+    if not caption:
+        return Dropped("pair without caption", place)
+    if len(caption) > MAX_CAPTION:
+        return Dropped("caption too long", f"{place}: {len(caption)} characters", bad=True)
+    return caption
+
+
 class Maker:
     """Makes documents of one corpus; it keeps the images that it stored already, for pages share them.
 
@@ -99,11 +109,9 @@ class Maker:
         return kept
 
     def _pair(self, raw: Raw, task: int) -> Raw | Dropped:
-        caption = " ".join(raw.text.split())
-        if not caption:
-            return Dropped("pair without caption", raw.key)
-        if len(caption) > MAX_CAPTION:
-            return Dropped("caption too long", f"{raw.key}: {len(caption)} characters", bad=True)
+        caption = clean(raw.text, raw.key)
+        if isinstance(caption, Dropped):
+            return caption
         return dataclasses.replace(raw, text=caption, positions=(0,) * len(raw.media))
 
     def _medium(self, medium: Medium, clip: bool | None, seen: set[bytes]) -> tuple[bytes, ...] | Dropped:

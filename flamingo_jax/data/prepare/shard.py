@@ -174,13 +174,18 @@ class Tally:
                 report["documents"] += 1
                 report["media"] += len(outcome.media)
                 yield outcome
-                continue
-            report["drops"][outcome.reason] = report["drops"].get(outcome.reason, 0) + 1
-            report["first_drops"].setdefault(outcome.reason, outcome.place)
-            if outcome.bad:
-                report["bad"] += 1
-                self.listed.append(json.dumps(dataclasses.asdict(outcome)) + "\n")
-                check_share(report, self._max_bad, _FIRST_LOOK)
+            else:
+                self.drop(outcome)
+
+    def drop(self, outcome: Dropped) -> None:
+        """Counts what is left out. Raises as ``filter`` does."""
+        report = self.report
+        report["drops"][outcome.reason] = report["drops"].get(outcome.reason, 0) + 1
+        report["first_drops"].setdefault(outcome.reason, outcome.place)
+        if outcome.bad:
+            report["bad"] += 1
+            self.listed.append(json.dumps(dataclasses.asdict(outcome)) + "\n")
+            check_share(report, self._max_bad, _FIRST_LOOK)
 
 
 def check_share(report: dict, most: float, least: int) -> None:
