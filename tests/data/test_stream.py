@@ -241,14 +241,14 @@ def test_bad_media_are_counted_not_raised(tmp_path, tokenizer, mix):
 @pytest.mark.parametrize("mix", [8, MixConfig(8, pack=2, row_length=20)], ids=["plain", "packed"])
 def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch, caplog, mix):
     write(tmp_path / "pages", (page(i) for i in range(8)), 2)
-    read = record.Source.__getitem__
+    read = record.Source.read
 
-    def damaged(self, index):
+    def damaged(self, index, choice):
         if index == 5:
             raise ValueError("Record 5 is damaged.")
-        return read(self, index)
+        return read(self, index, choice)
 
-    monkeypatch.setattr(record.Source, "__getitem__", damaged)
+    monkeypatch.setattr(record.Source, "read", damaged)
     stream = open_stream(tmp_path / "pages", tokenizer, mix, threads=1, name="pages")
     shard, number = record.Source(tmp_path / "pages").locate(5)
     for epoch in range(1, 3):
