@@ -11,6 +11,7 @@ The readings of the paper that this config and its relatives take, where it cont
 - Language model: Transformer-XL's relative positions (13 D^2 weights a layer) and a tied table of 32,000 rows. 24
   layers of 2048 are 1.374B, which the paper rounds to 1.4B.
 - Texts of pairs have 32 or 64 tokens; which set has which is not said.
+- How far colours are changed is not said; captions name colours, so it is little.
 - Length and batches of the language stage, and the text tower's size, are not the paper's: it took Chinchilla, and says
   of the tower no more than that it is BERT's.
 """
@@ -28,14 +29,16 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(str(BASE))["get_config"]()
     del config.world
     config.tokenizer = dict(vocab_size=32000, datasets=("text",))
-    raw, paired = "{workdir}/raw", dict(size=SIZE, leading_space=0.5)
+    raw = "{workdir}/raw"
+    seen = dict(size=SIZE, flip=0.5, colour=dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02))
+    paired = dict(seen, leading_space=0.5)
     config.datasets = dict(
         text=dict(
             format="text", source=f"{raw}/text/*.jsonl", shards=256, example=dict(length=2048, media=0, size=SIZE)
         ),
         m3w=dict(
             format="html", source=f"{raw}/m3w/**/*.html", size=SIZE, shards=1024,
-            example=dict(length=256, media=5, size=SIZE, p_next=0.5),
+            example=dict(length=256, media=5, p_next=0.5, **seen),
         ),
         align=dict(
             format="tar", source=f"{raw}/align/*.tar", size=SIZE, shards=1024, example=dict(length=32, **paired)
@@ -73,8 +76,9 @@ def get_config() -> ConfigDict:
             objective="flamingo", steps=500_000, parts=dict(language="language", vision="contrastive"),
             mixture=dict(
                 m3w=dict(batch_size=256, weight=1.0),
-                align=dict(batch_size=512, weight=0.2),
-                ltip=dict(batch_size=512, weight=0.2),
+                # Captions of 12.4 and 20.5 tokens, and 4 control tokens each: a tenth of the packed rows is padding.
+                align=dict(batch_size=512, weight=0.2, pack=8, row_length=152),
+                ltip=dict(batch_size=512, weight=0.2, pack=8, row_length=216),
                 vtp=dict(batch_size=64, weight=0.03),
             ),
             optimizer=optimizer,
