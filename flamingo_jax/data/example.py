@@ -15,7 +15,7 @@ A web page, an image or a clip with its caption, and plain text all become this.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from flamingo_jax.config import ExampleConfig
 from flamingo_jax.data import image, medium
 from flamingo_jax.data.document import Document
 from flamingo_jax.data.layout import lay_out, media_index, split
-from flamingo_jax.data.medium import Look, draw_look
+from flamingo_jax.data.medium import Look, choose_look
 from flamingo_jax.data.tokenizer import Tokenizer
 
 
@@ -42,11 +42,19 @@ class Drawn(NamedTuple):
     name: str = ""
 
 
+_TEXT_DRAWS = 3
+
+
+def count_draws(config: ExampleConfig) -> int:
+    """How many random numbers an example takes."""
+    return _TEXT_DRAWS + medium.DRAWS * config.media
+
+
 NOTHING = Drawn(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32))
 """What stands for an unreadable document: no token, so no weight."""
 
 
-def draw(document: Document, rng: np.random.Generator, tokenizer: Tokenizer, config: ExampleConfig) -> Drawn:
+def draw(document: Document, draws: Sequence[float], tokenizer: Tokenizer, config: ExampleConfig) -> Drawn:
     """Turns a document into an example, up to the decoding of its media.
 
     The paper's recipe (2.4, A.3): a random window of L tokens when the document is longer, the first N media of it;
@@ -69,9 +77,10 @@ def draw(document: Document, rng: np.random.Generator, tokenizer: Tokenizer, con
 
     Args:
         document: any.
-        rng: decides everything that is random. tokenizer: gives the ids. config: gives L, N, T, S and probabilities.
+        draws: ``count_draws(config)`` numbers in [0, 1), which decide everything that is random.
+        tokenizer: gives the ids. config: gives L, N, T, S and probabilities.
     """
-    space, following, place = rng.random(3)
+    space, following, place = draws[:_TEXT_DRAWS]
     interleaved = False
     if config.media and document.media:
         chunks = split(document)
@@ -94,11 +103,12 @@ def draw(document: Document, rng: np.random.Generator, tokenizer: Tokenizer, con
     index[~kept] = 0
     stay = kept | ~tags
     media = document.media[skipped : skipped + min(config.media, int(tags.sum()))]
+    looks = (draws[_TEXT_DRAWS + medium.DRAWS * slot :][: medium.DRAWS] for slot in range(len(media)))
     return Drawn(
         tokens[stay],
         weights[stay],
         index[stay],
-        tuple((frames, draw_look(len(frames), rng, config)) for frames in media),
+        tuple((frames, choose_look(len(frames), look, config)) for frames, look in zip(media, looks, strict=True)),
         f"{document.key} ({document.source})",
     )
 
@@ -154,7 +164,7 @@ def make_example(
 ) -> dict[str, np.ndarray]:
     """A document as the dict that this file's heading describes, alone in its row. See ``draw`` and ``write``."""
     row = {key: value[0] for key, value in new_batch(config, 1, tokenizer.pad).items()}
-    write(draw(document, rng, tokenizer, config), row, config)
+    write(draw(document, rng.random(count_draws(config)).tolist(), tokenizer, config), row, config)
     return row
 
 

@@ -43,11 +43,10 @@ REDUCED = 1.5
 _JPEG = b"\xff\xd8\xff"
 _COLOURS = ("Gray", "YCbCr", "RGB")  # of JPEGs; CMYK, which Adobe inverts, is left to Pillow
 _SCAN = re.compile(rb"\xff\xda\0[\x06\x08\x0a\x0c]")
-_SCAN_MARK = b"\xff\xda"  # found in a tenth of the time; metadata may hold it too
 _HARMLESS = re.compile(
     "extraneous bytes|unknown JFIF revision|Adobe color transform|bad ICC|SOS parameters|Inconsistent progression"
 )  # among libjpeg-turbo's warnings
-_BARE = frozenset(b"\xc0\xc4\xdb\xdd\xe0\xee")  # markers before a baseline JPEG's pixels that are no metadata
+_BARE = frozenset(b"\xc0\xc4\xda\xdb\xdd\xe0\xee")  # a baseline JPEG's markers that are no metadata
 _EXIF = b"Exif\0\0"
 _EXIF_ITEM = re.compile(rb"(infe.{8,10})Exif", re.DOTALL)  # the entry of an AVIF's list that there is one
 _ORIENTATION = 0x0112  # the EXIF tag, and what makes each of its values upright
@@ -192,7 +191,7 @@ def _open(data: bytes, formats: tuple[str, ...], page: int = 0) -> tuple[int, in
         width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS} or longer than {MAX_SIDE}")
-    if data.startswith(_JPEG) and data.count(_SCAN_MARK) * width * height > MAX_SCANNED:
+    if data.startswith(_JPEG) and not _has_one_scan(data):
         if (scans := len(_SCAN.findall(data))) * width * height > MAX_SCANNED:
             raise ValueError(f"{scans} scans of {width} x {height} pixels are more than {MAX_SCANNED}")
     return width, height, image
@@ -203,7 +202,7 @@ def _pixels(data: bytes, width: int, height: int, image: Image.Image | None, siz
     shape = _fit(width, height, size) if size and max(width, height) > size else (width, height)
     pixels = _decode_jpeg(data, width, height, shape) if image is None else _resize(np.asarray(_rgb(image)), shape)
     if data.startswith(_JPEG):
-        exif = next((part for _, part in _segments(data) if part.startswith(_EXIF)), b"") if _EXIF in data else b""
+        exif = next((part for _, part in _segments(data) if part.startswith(_EXIF)), b"")
     else:
         exif = image.info.get("exif")
     # A PNG may also have a text of that name.
@@ -262,14 +261,21 @@ def _fit(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of a JPEG's segments before its pixels, the first thousand."""
-    at = 2
+    """(marker, content) of a JPEG's segments up to the start of its pixels (0xDA), the first thousand."""
+    at, marker = 2, 0
     for _ in range(1000):
-        if data[at : at + 1] != b"\xff" or len(data) < at + 4 or data[at + 1] == 0xDA:
+        if marker == 0xDA or data[at : at + 1] != b"\xff" or len(data) < at + 4:
             return
-        size = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield data[at + 1], data[at + 4 : at + 2 + size]
+        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        yield marker, data[at + 4 : at + 2 + size]
         at += 2 + size
+
+
+def _has_one_scan(data: bytes) -> bool:
+    """Whether a JPEG's pixels are surely one pass: sequential, all colours in the first scan."""
+    parts = dict(_segments(data))
+    frame, scan = parts.get(0xC0, b""), parts.get(0xDA, b"")
+    return 0xC2 not in parts and len(frame) > 5 and len(scan) > 0 and scan[0] == frame[5]
 
 
 def _is_bare(data: bytes) -> bool:

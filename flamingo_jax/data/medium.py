@@ -15,11 +15,14 @@ from flamingo_jax.data import image
 # A dataset whose frames fit is decoded once and not in every epoch: at 48 px, four times the speed.
 _CACHE_BYTES = 2**27
 
-# The luma of BT.601, which JPEG uses, and its colour plane: every colour is its grey and a place in that plane.
+DRAWS = 6
+"""Random numbers that a medium takes."""
+
+# The luma of BT.601, which JPEG uses, and its colour plane: every colour is its grey and a place in that plane. The
+# coefficients of a 3 x 3 map by three parts: to the grey, to the plane, and in the plane a quarter turn on.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_GREY = np.linalg.inv(_TO_YIQ) @ np.diag([1, 0, 0]) @ _TO_YIQ
-_PLANE = np.linalg.inv(_TO_YIQ) @ np.diag([0, 1, 1]) @ _TO_YIQ
-_QUARTER_TURN = np.linalg.inv(_TO_YIQ) @ np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ _TO_YIQ
+_IN_YIQ = (np.diag([1, 0, 0]), np.diag([0, 1, 1]), np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]))
+_PARTS = np.stack([np.linalg.inv(_TO_YIQ) @ part @ _TO_YIQ for part in _IN_YIQ], axis=-1).tolist()
 
 
 class Look(NamedTuple):
@@ -37,15 +40,15 @@ PLAIN = Look()
 _NONE = ColourConfig()
 
 
-def draw_look(frames: int, rng: np.random.Generator, config: ExampleConfig) -> Look:
-    """The paper's augmentation (3.1, A.3) of a medium of ``frames`` frames. It always takes six numbers of ``rng``.
+def choose_look(frames: int, draws: Sequence[float], config: ExampleConfig) -> Look:
+    """The paper's augmentation (3.1, A.3) of a medium of ``frames`` frames, by ``DRAWS`` numbers in [0, 1).
 
     Of a clip of more than T frames T consecutive ones are shown, from a random start.
     """
-    start, flip, *colour = rng.random(6)
+    start, flip, *colour = draws
     return Look(
         int(start * max(1, frames - config.frames + 1)),
-        bool(flip < config.flip),
+        flip < config.flip,
         None if config.colour == _NONE else colour_map(config.colour, config.fill, colour),
     )
 
@@ -63,11 +66,13 @@ def colour_map(config: ColourConfig, mean: Sequence[float], draws: Sequence[floa
         for draw, most in zip(draws, (config.brightness, config.contrast, config.saturation), strict=False)
     )
     turn = 2 * math.pi * (2 * draws[3] - 1) * config.hue
-    tint = _GREY + saturation * math.cos(turn) * _PLANE + saturation * math.sin(turn) * _QUARTER_TURN
-    out = np.empty((3, 4), np.float32)
-    out[:, :3] = contrast * brightness * tint
-    out[:, 3] = (1 - contrast) * (tint @ mean)
-    return out
+    straight, across, gain = saturation * math.cos(turn), saturation * math.sin(turn), contrast * brightness
+    rows = []  # numbers, not arrays: arrays of nine numbers take longer than what is done with them
+    for row in _PARTS:
+        tint = [grey + straight * plane + across * quarter for grey, plane, quarter in row]
+        shift = (1 - contrast) * sum(t * m for t, m in zip(tint, mean, strict=True))
+        rows.append([*(gain * t for t in tint), shift])
+    return np.array(rows, np.float32)
 
 
 def load(

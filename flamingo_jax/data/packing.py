@@ -47,6 +47,8 @@ def pack(lengths: Sequence[int], rows: int, length: int) -> list[list[tuple[int,
     Returns:
         Per row (document, how many of its tokens) in the order of the documents.
     """
+    if len(lengths) == 1:
+        return [[(0, min(lengths[0], length))]]
     turns = [*range(rows), *reversed(range(rows))]
     dealt: list[dict[int, int]] = [{} for _ in range(rows)]
     for turn, document in enumerate(np.argsort(-np.asarray(lengths), kind="stable").tolist()):

@@ -15,6 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags, logging
+from grain.experimental import index_shuffle
 
 from flamingo_jax.config import ExampleConfig, MixConfig, StreamsConfig
 from flamingo_jax.data import example as example_lib
@@ -153,7 +154,8 @@ class _MakeBatch:
     def __init__(self, source, tokenizer, example, mix, seed, shard_index, shard_count):
         self.source, self.mix = source, mix
         self._tokenizer, self._example, self._seed = tokenizer, example, seed
-        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        # One number more, for the source; Philox counts in steps of four.
+        self._draws = -(-(1 + example_lib.count_draws(example)) // 4) * 4
         self._row = packing.row_shape(example, mix)
         self._rows = mix.rows // shard_count
         self._evened = packing.evened(mix)
@@ -174,14 +176,18 @@ class _MakeBatch:
         batch = example_lib.new_batch(self._row, self._rows, self._tokenizer.pad)
         batch["damaged"] = np.full((self._rows, self.mix.pack), -1, np.int64)
         first = self._start + number * self.mix.batch_size + self._first
+        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=first * self._draws // 4))
+        draws = rng.random((self._rows * self.mix.pack, self._draws)).tolist()
+        group = self._evened * self.mix.pack
         for row in range(0, self._rows, self._evened):
-            self._fill(batch, row, first + row * self.mix.pack)
+            at = row * self.mix.pack
+            records = [self._record(index) for index in range(first + at, first + at + group)]
+            self._fill(batch, row, records, draws[at : at + group])
         return batch
 
-    def _fill(self, batch: dict[str, np.ndarray], row: int, first: int) -> None:
-        """Makes rows ``row``, ``row`` + 1, ... of the documents from global index ``first`` on."""
-        indices = range(first, first + self._evened * self.mix.pack)
-        drawn = [self._draw(index) for index in indices]
+    def _fill(self, batch: dict[str, np.ndarray], row: int, records: list[int], draws: list[list[float]]) -> None:
+        """Makes rows ``row``, ``row`` + 1, ... of these records."""
+        drawn = [self._draw(*one) for one in zip(records, draws, strict=True)]
         plan = packing.pack([len(one.tokens) for one in drawn], self._evened, self._row.length)
         for r, documents in enumerate(plan, row):
             views = {key: value[r] for key, value in batch.items()}
@@ -191,15 +197,19 @@ class _MakeBatch:
                 views["unreadable"][0] += one is example_lib.NOTHING
                 whole = example_lib.write(one, views, self._example, number, at, length, self._cache)
                 if one is example_lib.NOTHING or not whole:
-                    views["damaged"][number] = self._order[indices[document]]
+                    views["damaged"][number] = records[document]
                 at += length
 
-    def _draw(self, index: int) -> example_lib.Drawn:
-        """The example of the document at a global index; nothing, where it cannot be read."""
-        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=index << 64))
+    def _record(self, index: int) -> int:
+        """The record at a global index: every epoch has all of them, each in an order of its own."""
+        epoch, place = divmod(index, len(self.source))
+        return index_shuffle(place, max_index=len(self.source) - 1, seed=(self._seed + epoch) % 2**32, rounds=4)
+
+    def _draw(self, record: int, draws: list[float]) -> example_lib.Drawn:
+        """The example of a record; nothing, where it cannot be read."""
         try:
-            document = self.source.read(self._order[index], rng.random())
-            return example_lib.draw(document, rng, self._tokenizer, self._example)
+            document = self.source.read(record, draws[0])
+            return example_lib.draw(document, draws[1:], self._tokenizer, self._example)
         except Exception as error:
             logging.log_first_n(logging.WARNING, "A dummy replaces a document: %s", 10, error)
             return example_lib.NOTHING

@@ -62,22 +62,13 @@ def test_mirrored_is_mirrored(shape, colour):
 
 def test_looks_are_drawn_as_often_as_the_config_says():
     config = ExampleConfig(8, frames=2, flip=0.25, colour=ColourConfig(brightness=0.1))
-    looks = [medium.draw_look(5, np.random.default_rng(seed), config) for seed in range(400)]
+    rng = np.random.default_rng(0)
+    looks = [medium.choose_look(5, rng.random(medium.DRAWS).tolist(), config) for _ in range(400)]
     assert {look.first for look in looks} == {0, 1, 2, 3}
     assert 0.18 < np.mean([look.flip for look in looks]) < 0.32
     factors = [look.colour[0, 0] for look in looks]
     assert 0.9 <= min(factors) < 0.92 and 1.08 < max(factors) <= 1.1
-    plain = medium.draw_look(1, np.random.default_rng(0), ExampleConfig(8))
-    assert plain == medium.Look(0, False, None)
-
-
-def test_a_look_takes_as_many_numbers_whatever_the_config():
-    after = []
-    for config in (ExampleConfig(8), ExampleConfig(8, frames=3, flip=0.5, colour=STRONG)):
-        rng = np.random.default_rng(0)
-        medium.draw_look(9, rng, config)
-        after.append(rng.random())
-    assert after[0] == after[1]
+    assert medium.choose_look(1, [0.0] * medium.DRAWS, ExampleConfig(8)) == medium.PLAIN
 
 
 def test_frames_of_a_clip_look_alike_and_the_last_is_repeated():
