@@ -99,6 +99,9 @@ class Raw:
     clip: bool | None = None
 
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(Document))
+
+
 def encode(document: Document) -> bytes:
     """A document as one msgpack map. Lone surrogates, which UTF-8 cannot hold, become question marks."""
     return msgpack.packb(
@@ -123,7 +126,7 @@ def decode(data: bytes) -> Document:
             raise ValueError(
                 f"schema {schema!r} was written by another version; this one reads {SCHEMA}: prepare the dataset anew"
             )
-        document = Document(**{field.name: fields[field.name] for field in dataclasses.fields(Document)})
+        document = Document(*[fields[name] for name in _FIELDS])
         if not _is_typed(document):
             raise ValueError("a field has the wrong type")
         return document

@@ -85,29 +85,33 @@ def draw(document: Document, draws: Sequence[float], tokenizer: Tokenizer, confi
     if config.media and document.media:
         chunks = split(document)
         interleaved = any(chunk.text.strip() for chunk in chunks[:-1])
-        tokens, _ = lay_out(chunks, tokenizer, leading_space=space < config.leading_space)
+        tokens = lay_out(chunks, tokenizer, leading_space=space < config.leading_space)
     else:
         text = document.text.strip()
         tokens = np.array([tokenizer.bos, *(tokenizer.encode(text) if text else ()), tokenizer.eos], np.int32)
     start = 0
     if interleaved or not document.media or not config.media:
         start = int(place * max(1, len(tokens) - config.length + 1))
-    skipped = int((tokens[:start] == tokenizer.image).sum())
+    skipped = np.count_nonzero(tokens[:start] == tokenizer.image) if start else 0
     tokens = tokens[start : start + config.length]
 
     index = media_index(tokens, tokenizer.image, following=interleaved and following < config.p_next)
     tags = tokens == tokenizer.image
-    kept = index <= config.media
-    weights = (kept & ~tags & (tokens != tokenizer.bos)).astype(np.float32)
+    weights = np.ones(len(tokens), np.float32)
+    weights[tags] = weights[tokens == tokenizer.bos] = 0.0
     weights[:1] = 0.0  # nothing comes before it that could predict it
-    index[~kept] = 0
-    stay = kept | ~tags
-    media = document.media[skipped : skipped + min(config.media, int(tags.sum()))]
+    count = np.count_nonzero(tags)
+    if count > config.media:
+        withheld = index > config.media
+        weights[withheld] = index[withheld] = 0
+        stay = ~(withheld & tags)
+        tokens, weights, index = tokens[stay], weights[stay], index[stay]
+    media = document.media[skipped : skipped + min(config.media, count)]
     looks = (draws[_TEXT_DRAWS + medium.DRAWS * slot :][: medium.DRAWS] for slot in range(len(media)))
     return Drawn(
-        tokens[stay],
-        weights[stay],
-        index[stay],
+        tokens,
+        weights,
+        index,
         tuple((frames, choose_look(len(frames), look, config)) for frames, look in zip(media, looks, strict=True)),
         f"{document.key} ({document.source})",
     )
@@ -120,7 +124,7 @@ def write(
     number: int = 0,
     at: int = 0,
     length: int | None = None,
-    decode: Callable[[bytes, int], np.ndarray] = image.decode,
+    known: Callable[[bytes, int], np.ndarray | None] = lambda data, size: None,
 ) -> bool:
     """Writes an example into a row, as document ``number`` (from 0) of it, its first tokens from place ``at`` on.
 
@@ -131,31 +135,30 @@ def write(
         drawn: what ``draw`` returned. row: the dict of this file's heading; its N slots number, number + 1, ... of
             ``config.media`` each are written whole. config: of one document.
         length: how many of the tokens are written; None for all.
-        decode: gives the pixels of a frame.
+        known: gives the pixels of a frame where they are known (``medium.cached``).
     """
     count = len(drawn.tokens) if length is None else length
     part, first = slice(at, at + count), number * config.media
     row["tokens"][part] = drawn.tokens[:count]
-    weights = drawn.weights[:count].copy()
+    row["weights"][part] = drawn.weights[:count]
     row["segments"][part] = number + 1
     index = drawn.media_index[:count]
-    row["media_index"][part] = np.where(index > 0, index + first, 0)
+    row["media_index"][part] = np.where(index > 0, index + first, 0) if first else index
     whole = True
     for slot in range(config.media):
         out = row["media"][first + slot]
         try:
             if slot < len(drawn.media):
                 frames, look = drawn.media[slot]
-                medium.load(frames, config, look, decode=decode, out=out)
+                medium.load(frames, config, look, known=known, out=out)
                 row["media_mask"][first + slot] = True
                 continue
         except ValueError as error:
             logging.log_first_n(logging.WARNING, "Medium %d of %s left blank: %s", 10, slot, drawn.name, error)
             whole = False
             row["unreadable"][1] += 1
-            weights[index == slot + 1] = 0.0
+            row["weights"][part][index == slot + 1] = 0.0
         out[...] = image.blank(config.size, config.fill)
-    row["weights"][part] = weights
     return whole
 
 

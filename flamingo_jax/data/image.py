@@ -65,7 +65,14 @@ _WHITE = (255, 255, 255)
 cv2.setNumThreads(0)  # whoever decodes many images decodes them in parallel already
 
 
-def decode(data: bytes, size: int | None = None, *, formats: tuple[str, ...] = FORMATS, page: int = 0) -> np.ndarray:
+def decode(
+    data: bytes,
+    size: int | None = None,
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    page: int = 0,
+    into: np.ndarray | None = None,
+) -> np.ndarray:
     """Decodes an image; of an animation the first frame.
 
     Args:
@@ -73,16 +80,17 @@ def decode(data: bytes, size: int | None = None, *, formats: tuple[str, ...] = F
         size: when given, an image whose longest side is longer is resized to it; none is ever enlarged.
         formats: Pillow's names of the decoders that may run: ``FORMATS``, or "TIFF".
         page: of a TIFF, which of its images.
+        into: uint8 [S, S, 3], where the pixels may be put, in the middle: what is spared is a copy.
 
     Returns:
-        uint8 [H, W, 3], EXIF orientation applied.
+        uint8 [H, W, 3], EXIF orientation applied; a view of ``into`` or not.
 
     Raises:
         ValueError: ``data`` is none of these, is damaged or too large.
     """
     # Pillow raises a dozen exception types on damaged files (SyntaxError, struct.error, MemoryError, ... among them).
     try:
-        return _pixels(data, *_open(data, formats, page), size)
+        return _pixels(data, *_open(data, formats, page), size, into)
     except Exception as error:
         raise ValueError(f"Not a readable image of {len(data)} bytes: {_message(error)}.") from None
 
@@ -142,7 +150,7 @@ def pad(
     """The paper's input (A.3): resized to fit a square with its aspect kept, centred, the rest the mean value.
 
     Args:
-        pixels: uint8 [H, W, 3].
+        pixels: uint8 [H, W, 3]; they may be in ``out`` already, as ``decode`` puts them.
         size: side S of the square, pixels.
         fill: the mean value per channel, 0..255.
         flip: mirrors it left to right.
@@ -159,14 +167,19 @@ def pad(
     border = blank(size, fill)
     for part in (np.s_[:top], np.s_[top + height :], np.s_[:, :left], np.s_[:, left + width :]):
         out[part] = border[part]
-    inner = out[top : top + height, left : left + width]
+    inner = _middle(out, height, width)
+    if flip:
+        pixels = cv2.flip(pixels, 1, dst=inner)
     if colour is not None:
-        cv2.transform(cv2.flip(pixels, 1) if flip else pixels, colour, dst=inner)
-    elif flip:
-        cv2.flip(pixels, 1, dst=inner)
-    else:
+        pixels = cv2.transform(pixels, colour, dst=inner)
+    if not np.may_share_memory(pixels, inner):
         inner[...] = pixels
     return out
+
+
+def _middle(square: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (len(square) - height) // 2, (len(square) - width) // 2
+    return square[top : top + height, left : left + width]
 
 
 @functools.lru_cache(maxsize=16)  # to copy from it takes a tenth of the time of spreading three numbers
@@ -197,10 +210,20 @@ def _open(data: bytes, formats: tuple[str, ...], page: int = 0) -> tuple[int, in
     return width, height, image
 
 
-def _pixels(data: bytes, width: int, height: int, image: Image.Image | None, size: int | None) -> np.ndarray:
+def _pixels(
+    data: bytes,
+    width: int,
+    height: int,
+    image: Image.Image | None,
+    size: int | None,
+    into: np.ndarray | None = None,
+) -> np.ndarray:
     """What ``decode`` returns, of what ``_open`` returned."""
     shape = _fit(width, height, size) if size and max(width, height) > size else (width, height)
-    pixels = _decode_jpeg(data, width, height, shape) if image is None else _resize(np.asarray(_rgb(image)), shape)
+    if image is None:
+        pixels = _decode_jpeg(data, width, height, shape, into)
+    else:
+        pixels = _resize(np.asarray(_rgb(image)), shape)
     if data.startswith(_JPEG):
         exif = next((part for _, part in _segments(data) if part.startswith(_EXIF)), b"")
     else:
@@ -211,10 +234,13 @@ def _pixels(data: bytes, width: int, height: int, image: Image.Image | None, siz
     return pixels
 
 
-def _decode_jpeg(data: bytes, width: int, height: int, shape: tuple[int, int]) -> np.ndarray:
+def _decode_jpeg(
+    data: bytes, width: int, height: int, shape: tuple[int, int], into: np.ndarray | None = None
+) -> np.ndarray:
     """Resized to ``shape``, (width, height), by way of 1/8 to 4/8 of the size where that is enough."""
     if shape == (width, height):
-        return _decode_turbo(data)
+        whole_rows = into is not None and width == len(into)  # which are one piece of memory
+        return _decode_turbo(data, buffer=_middle(into, height, width)) if whole_rows else _decode_turbo(data)
     # min_factor: libjpeg-turbo is slower at 5/8 to 7/8 than at the full size.
     least = {"min_width": math.ceil(REDUCED * shape[0]), "min_height": math.ceil(REDUCED * shape[1])}
     pixels = _decode_turbo(data, min_factor=2, **least)

@@ -28,11 +28,10 @@ def split(document: Document) -> list[Chunk]:
 
 def lay_out(
     chunks: Sequence[Chunk], tokenizer: Tokenizer, *, closed: bool = True, leading_space: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Chunks as one token sequence (paper 2.2, A.3): ``<BOS>`` then ``<image>text<EOC>`` each, and ``<EOS>``.
 
-        <BOS> see <EOC><image> a dog <EOC><image> a cat <EOC><EOS>      media_index, phi:
-          0    0    0     1    1  1    1     2    2  2    2    2        the last medium that came before (paper 2.3)
+        <BOS> see <EOC><image> a dog <EOC><image> a cat <EOC><EOS>
 
     White space at a chunk's ends is dropped, so that a prompt and a page that look alike are alike. A chunk without
     medium gets no ``<image>``; if it is empty besides, it is left out.
@@ -44,7 +43,7 @@ def lay_out(
         leading_space: puts one space between ``<image>`` and its text.
 
     Returns:
-        (tokens int32 [M], media_index int32 [M]), M as long as it takes.
+        int32 [M], M as long as it takes.
     """
     tokens = [tokenizer.bos]
     eoc: list[int] = []
@@ -60,15 +59,14 @@ def lay_out(
         eoc = [tokenizer.eoc]
     if closed:
         tokens += eoc + [tokenizer.eos]
-    array = np.array(tokens, np.int32)
-    return array, media_index(array, tokenizer.image)
+    return np.array(tokens, np.int32)
 
 
 def media_index(tokens: np.ndarray, image_id: int, following: bool = False) -> np.ndarray:
     """phi of a token sequence, or of a window of one: 0 for none, i for the i-th ``<image>`` in ``tokens``.
 
     An ``<image>`` sees its own medium. Other tokens see the last one before them or, if ``following``, the next one
-    after them; the paper does not say what text sees that has none on that side: here, nothing (0).
+    after them (2.4); the paper does not say what text sees that has none on that side: here, nothing (0).
 
         <BOS> see <EOC><image> a dog <EOC><image> a cat <EOC><EOS>
           0    0    0     1    1  1    1     2    2  2    2    2      following=False
@@ -80,10 +78,9 @@ def media_index(tokens: np.ndarray, image_id: int, following: bool = False) -> n
     Returns:
         int32 [M].
     """
-    tags = tokens == image_id
-    index = np.cumsum(tags, dtype=np.int32)
-    if following:
-        count = index[-1] if len(index) else 0
-        index[~tags] += 1
-        index[index > count] = 0
+    index = np.zeros(len(tokens), np.int32)
+    before = 0
+    for number, place in enumerate(np.flatnonzero(tokens == image_id).tolist(), 1):
+        index[before if following else place : place + 1 if following else None] = number
+        before = place + 1
     return index

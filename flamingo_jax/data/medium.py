@@ -80,14 +80,14 @@ def load(
     config: ExampleConfig,
     look: Look = PLAIN,
     *,
-    decode: Callable[[bytes, int], np.ndarray] = image.decode,
+    known: Callable[[bytes, int], np.ndarray | None] = lambda data, size: None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """T frames of a medium, decoded and padded; where they end early, the last is repeated.
 
     Args:
         frames: encoded. config: gives T, S and the mean value. look: how they are shown; by default as they are.
-        decode: what gives the pixels of a frame: ``image.decode``, or ``cached``.
+        known: gives the pixels of a frame where they are known, as ``cached()`` does.
         out: uint8 [T, S, S, 3] that they are written into; after an error it holds anything.
 
     Returns:
@@ -99,25 +99,26 @@ def load(
     chosen = frames[look.first : look.first + config.frames]
     out = np.empty((config.frames, config.size, config.size, 3), np.uint8) if out is None else out
     for place, data in zip(out, chosen, strict=False):
-        pixels = decode(data, config.size)
+        pixels = known(data, config.size)
+        pixels = image.decode(data, config.size, into=place) if pixels is None else pixels
         image.pad(pixels, config.size, config.fill, flip=look.flip, colour=look.colour, out=place)
     out[len(chosen) :] = out[len(chosen) - 1]
     return out
 
 
-def cached() -> Callable[[bytes, int], np.ndarray]:
-    """``image.decode`` that remembers what it decoded; once that outgrows 128 MiB, it forgets and never tries again.
+def cached() -> Callable[[bytes, int], np.ndarray | None]:
+    """``known`` that remembers what it decoded; once that outgrows 128 MiB, it forgets and knows nothing ever after.
 
-    What it returns is shared: do not change it in place.
+    What it returns is shared: do not change it in place. Raises ValueError as ``image.decode``.
     """
     known: dict[tuple[bytes, int], np.ndarray] | None = {}
     room = _CACHE_BYTES
 
-    def decode(data: bytes, size: int) -> np.ndarray:
+    def find(data: bytes, size: int) -> np.ndarray | None:
         nonlocal known, room
         found = known  # another thread may drop it meanwhile
         if found is None:
-            return image.decode(data, size)
+            return None
         key = hashlib.blake2b(data, digest_size=16).digest(), size
         pixels = found.get(key)
         if pixels is None:
@@ -127,4 +128,4 @@ def cached() -> Callable[[bytes, int], np.ndarray]:
                 known = None
         return pixels
 
-    return decode
+    return find

@@ -174,31 +174,26 @@ class _MakeBatch:
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         self._cache = self._cache or medium.cached()
         batch = example_lib.new_batch(self._row, self._rows, self._tokenizer.pad)
-        batch["damaged"] = np.full((self._rows, self.mix.pack), -1, np.int64)
+        batch["damaged"] = np.empty((self._rows, self.mix.pack), np.int64)
         first = self._start + number * self.mix.batch_size + self._first
         rng = np.random.Generator(np.random.Philox(key=self._seed, counter=first * self._draws // 4))
         draws = rng.random((self._rows * self.mix.pack, self._draws)).tolist()
-        group = self._evened * self.mix.pack
-        for row in range(0, self._rows, self._evened):
-            at = row * self.mix.pack
-            records = [self._record(index) for index in range(first + at, first + at + group)]
-            self._fill(batch, row, records, draws[at : at + group])
-        return batch
-
-    def _fill(self, batch: dict[str, np.ndarray], row: int, records: list[int], draws: list[list[float]]) -> None:
-        """Makes rows ``row``, ``row`` + 1, ... of these records."""
+        records = [self._record(index) for index in range(first, first + len(draws))]
+        # All are read before the first picture is decoded: by turns, each would find its memory out of the cache.
         drawn = [self._draw(*one) for one in zip(records, draws, strict=True)]
-        plan = packing.pack([len(one.tokens) for one in drawn], self._evened, self._row.length)
-        for r, documents in enumerate(plan, row):
-            views = {key: value[r] for key, value in batch.items()}
-            at = 0
-            for number, (document, length) in enumerate(documents):
-                one = drawn[document]
-                views["unreadable"][0] += one is example_lib.NOTHING
-                whole = example_lib.write(one, views, self._example, number, at, length, self._cache)
-                if one is example_lib.NOTHING or not whole:
-                    views["damaged"][number] = records[document]
-                at += length
+        group = self._evened * self.mix.pack
+        for start in range(0, len(drawn), group):
+            lengths = [len(one.tokens) for one in drawn[start : start + group]]
+            for r, documents in enumerate(packing.pack(lengths, self._evened, self._row.length)):
+                row = {key: value[start // self.mix.pack + r] for key, value in batch.items()}
+                at = 0
+                for number, (document, length) in enumerate(documents):
+                    one, record = drawn[start + document], records[start + document]
+                    whole = example_lib.write(one, row, self._example, number, at, length, self._cache)
+                    row["unreadable"][0] += one is example_lib.NOTHING
+                    row["damaged"][number] = -1 if whole and one is not example_lib.NOTHING else record
+                    at += length
+        return batch
 
     def _record(self, index: int) -> int:
         """The record at a global index: every epoch has all of them, each in an order of its own."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flamingo_jax.config import EvaluationConfig
-from flamingo_jax.data.layout import Chunk, lay_out
+from flamingo_jax.data.layout import Chunk, lay_out, media_index
 from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.evaluation.tasks import Episode
 from flamingo_jax.inference.decoding import bucket
@@ -72,9 +72,9 @@ def build(episode: Episode, form: Template, tokenizer: Tokenizer) -> Prompt:
     """``<BOS><image>Output: a<EOC><image>Output: b<EOC><image>Output:``; text-only shots go without ``<image>``."""
     chunks = [Chunk(form.whole(shot.question, shot.answer), shot.medium is not None) for shot in episode.shots]
     chunks.append(Chunk(form.ask(episode.query.question), episode.query.medium is not None))
-    tokens, media_index = lay_out(chunks, tokenizer, closed=False)
+    tokens = lay_out(chunks, tokenizer, closed=False)
     media = tuple(example.medium for example in (*episode.shots, episode.query) if example.medium is not None)
-    return Prompt(tokens, media_index, media)
+    return Prompt(tokens, media_index(tokens, tokenizer.image), media)
 
 
 def stack(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int) -> dict[str, np.ndarray]:

@@ -47,7 +47,8 @@ def make(document, tokenizer, seed=0, **config):
 
 
 def test_layout_as_in_the_papers_figure(tokenizer):
-    tokens, index = lay_out([Chunk("see", False), Chunk(" a dog\n"), Chunk("a cat")], tokenizer)
+    tokens = lay_out([Chunk("see", False), Chunk(" a dog\n"), Chunk("a cat")], tokenizer)
+    index = media_index(tokens, tokenizer.image)
     text = tokenizer.encode
     assert tokens.tolist() == [1, *text("see"), 3, 4, *text("a dog"), 3, 4, *text("a cat"), 3, 2]
     dog = 1 + len(text("see")) + 1
@@ -57,7 +58,7 @@ def test_layout_as_in_the_papers_figure(tokenizer):
 
 def test_layout_of_prompts(tokenizer):
     def lay(chunks, **options):
-        tokens, _ = lay_out(chunks, tokenizer, **options)
+        tokens = lay_out(chunks, tokenizer, **options)
         return tokens.tolist()
 
     whole = lay([("a dog", True), ("a cat", True)])
@@ -136,7 +137,7 @@ def test_long_captions_keep_their_medium(tokenizer):
 def test_windows_of_long_pages(tokenizer):
     texts = ["one", "two", "three", "four", "five", "six"]
     document = page(texts)  # <BOS>one|*two|*three|*four|*five|*six|<EOS>: 21 tokens
-    whole, _ = lay_out(split(document), tokenizer)
+    whole = lay_out(split(document), tokenizer)
     whole = whole.tolist()
     starts = set()
     for seed in range(200):
