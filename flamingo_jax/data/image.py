@@ -90,7 +90,10 @@ def decode(
     """
     # Pillow raises a dozen exception types on damaged files (SyntaxError, struct.error, MemoryError, ... among them).
     try:
-        return _pixels(data, *_open(data, formats, page), size, into)
+        shape = _bare(data) if size and "JPEG" in formats else None
+        if shape and max(shape) <= size:  # as they are stored: nothing to find out, nothing to resize
+            return _decode_jpeg(data, *shape, shape, into)
+        return _pixels(data, *_open(data, formats, page), size)
     except Exception as error:
         raise ValueError(f"Not a readable image of {len(data)} bytes: {_message(error)}.") from None
 
@@ -123,7 +126,7 @@ def store(
     if cv2.meanStdDev(pixels)[1].max() < rules.deviation:
         return Dropped("image of a single colour", place)
     encoded = encode(pixels, quality)
-    kept = image is None and long <= size and len(data) <= len(encoded) and _is_bare(data)
+    kept = image is None and long <= size and len(data) <= len(encoded) and _bare(data)
     return data if kept else encoded
 
 
@@ -204,26 +207,15 @@ def _open(data: bytes, formats: tuple[str, ...], page: int = 0) -> tuple[int, in
         width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS} or longer than {MAX_SIDE}")
-    if data.startswith(_JPEG) and not _has_one_scan(data):
-        if (scans := len(_SCAN.findall(data))) * width * height > MAX_SCANNED:
-            raise ValueError(f"{scans} scans of {width} x {height} pixels are more than {MAX_SCANNED}")
+    if data.startswith(_JPEG) and (scans := len(_SCAN.findall(data))) * width * height > MAX_SCANNED:
+        raise ValueError(f"{scans} scans of {width} x {height} pixels are more than {MAX_SCANNED}")
     return width, height, image
 
 
-def _pixels(
-    data: bytes,
-    width: int,
-    height: int,
-    image: Image.Image | None,
-    size: int | None,
-    into: np.ndarray | None = None,
-) -> np.ndarray:
+def _pixels(data: bytes, width: int, height: int, image: Image.Image | None, size: int | None) -> np.ndarray:
     """What ``decode`` returns, of what ``_open`` returned."""
     shape = _fit(width, height, size) if size and max(width, height) > size else (width, height)
-    if image is None:
-        pixels = _decode_jpeg(data, width, height, shape, into)
-    else:
-        pixels = _resize(np.asarray(_rgb(image)), shape)
+    pixels = _decode_jpeg(data, width, height, shape) if image is None else _resize(np.asarray(_rgb(image)), shape)
     if data.startswith(_JPEG):
         exif = next((part for _, part in _segments(data) if part.startswith(_EXIF)), b"")
     else:
@@ -287,26 +279,30 @@ def _fit(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of a JPEG's segments up to the start of its pixels (0xDA), the first thousand."""
-    at, marker = 2, 0
+    """(marker, content) of a JPEG's segments before its pixels, the first thousand."""
+    at = 2
     for _ in range(1000):
-        if marker == 0xDA or data[at : at + 1] != b"\xff" or len(data) < at + 4:
+        if data[at : at + 1] != b"\xff" or len(data) < at + 4 or data[at + 1] == 0xDA:
             return
-        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, data[at + 4 : at + 2 + size]
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at + 1], data[at + 4 : at + 2 + size]
         at += 2 + size
 
 
-def _has_one_scan(data: bytes) -> bool:
-    """Whether a JPEG's pixels are surely one pass: sequential, all colours in the first scan."""
-    parts = dict(_segments(data))
-    frame, scan = parts.get(0xC0, b""), parts.get(0xDA, b"")
-    return 0xC2 not in parts and len(frame) > 5 and len(scan) > 0 and scan[0] == frame[5]
-
-
-def _is_bare(data: bytes) -> bool:
-    """Whether a JPEG is baseline and without metadata, such as where it was taken."""
-    return all(marker in _BARE for marker, _ in _segments(data))
+def _bare(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a baseline JPEG in one scan and without metadata, such as where it was taken; else None."""
+    at, frame, last = 2, 0, len(data) - 12
+    while data.startswith(_JPEG) and at < last and data[at] == 0xFF and (marker := data[at + 1]) in _BARE:
+        if marker == 0xC0:
+            frame = at
+        elif marker == 0xDA:
+            colours = data[frame + 9]
+            one_scan = frame and colours in (1, 3) and data[at + 4] == colours
+            return (
+                (data[frame + 7] << 8 | data[frame + 8], data[frame + 5] << 8 | data[frame + 6]) if one_scan else None
+            )
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return None
 
 
 def _orientation(exif: bytes) -> int:
