@@ -12,6 +12,7 @@ import io
 import math
 import re
 import struct
+import threading
 from collections.abc import Iterator
 
 import cv2
@@ -61,6 +62,7 @@ _UPRIGHT = {
 }
 _READS = {b"GIF8": 5_000, b"": 25_000}  # of one file by Pillow; a PNG of 50 MB in chunks of 8 KB takes 18,000
 _WHITE = (255, 255, 255)
+_scratch = threading.local()
 
 cv2.setNumThreads(0)  # whoever decodes many images decodes them in parallel already
 
@@ -80,10 +82,11 @@ def decode(
         size: when given, an image whose longest side is longer is resized to it; none is ever enlarged.
         formats: Pillow's names of the decoders that may run: ``FORMATS``, or "TIFF".
         page: of a TIFF, which of its images.
-        into: uint8 [S, S, 3], where the pixels may be put, in the middle: what is spared is a copy.
+        into: uint8 [S, S, 3] that the pixels are meant for (``pad``), which spares copies.
 
     Returns:
-        uint8 [H, W, 3], EXIF orientation applied; a view of ``into`` or not.
+        uint8 [H, W, 3], EXIF orientation applied. With ``into`` it may be the middle of that, or memory that the next
+        call in this thread uses again.
 
     Raises:
         ValueError: ``data`` is none of these, is damaged or too large.
@@ -231,8 +234,13 @@ def _decode_jpeg(
 ) -> np.ndarray:
     """Resized to ``shape``, (width, height), by way of 1/8 to 4/8 of the size where that is enough."""
     if shape == (width, height):
-        whole_rows = into is not None and width == len(into)  # which are one piece of memory
-        return _decode_turbo(data, buffer=_middle(into, height, width)) if whole_rows else _decode_turbo(data)
+        if into is None:
+            return _decode_turbo(data)
+        if width == len(into):  # whole rows, which are one piece of memory
+            return _decode_turbo(data, buffer=_middle(into, height, width))
+        if len(getattr(_scratch, "memory", b"")) < into.size:
+            _scratch.memory = bytearray(into.size)  # new memory of this size costs a quarter of the decoding
+        return _decode_turbo(data, buffer=_scratch.memory)
     # min_factor: libjpeg-turbo is slower at 5/8 to 7/8 than at the full size.
     least = {"min_width": math.ceil(REDUCED * shape[0]), "min_height": math.ceil(REDUCED * shape[1])}
     pixels = _decode_turbo(data, min_factor=2, **least)
