@@ -3,6 +3,7 @@
     pip install webdataset torch==2.13.0
     python benchmarks/stream.py                 # processor time, the ways by turns
     python benchmarks/stream.py --parallel      # wall-clock time: threads against worker processes
+    python benchmarks/stream.py --memory        # of batches of 256 pages, the paper's, on one host
 
 The same JPEGs, stored as ``prepare`` stores pictures (longest side 320), go through
 - simplejpeg alone: ``decode_jpeg`` of each, nothing else;
@@ -19,6 +20,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import multiprocessing
+import os
 import pathlib
 import resource
 import statistics
@@ -125,11 +128,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=780, help="more than the cache of small datasets holds")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--parallel", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         stored = make(folder, options.images)
         print(f"{options.images} JPEGs of {np.mean([len(data) for data in stored]) / 1000:.0f} KB, {SIZE} px")
+        if options.memory:
+            _memory(folder)
+            return
         if options.parallel:
             _parallel(folder, options.images, options.rounds)
             return
@@ -151,6 +158,20 @@ def main() -> None:
                 f"OpenFlamingo's way: {rate / theirs:.2f}"
             )
         print(f"largest resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+def _memory(folder: pathlib.Path) -> None:
+    """The largest resident memory of this process with two threads, and then of a worker."""
+    vocabulary, source = tokenizer.load(folder / "tokenizer.json"), record.Source(folder / "pages")
+    for streams in (StreamsConfig(threads=2), StreamsConfig(threads=1, workers=1)):
+        batches = stream.stream(source, vocabulary, PAGE, MixConfig(256), seed=0, streams=streams)
+        for _ in range(6):
+            batch = next(batches)
+        pids = [child.pid for child in multiprocessing.active_children()] if streams.workers else [os.getpid()]
+        status = [pathlib.Path(f"/proc/{pid}/status").read_text() for pid in pids]
+        peak = max(int(text.split("VmHWM:")[1].split()[0]) for text in status) / 2**20
+        print(f"{streams}: batches of {batch['media'].nbytes / 2**20:.0f} MiB, largest resident memory {peak:.2f} GiB")
+        batches.close()
 
 
 def _parallel(folder: pathlib.Path, images: int, rounds: int) -> None:

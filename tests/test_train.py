@@ -37,8 +37,8 @@ TINY = {
     "evaluation.batch_size": 4,
     "evaluation.tasks": "('caption','binding_2way')",
     "stages.flamingo.mixture.m3w.batch_size": 8,
-    "stages.flamingo.mixture.align.batch_size": 8,
-    "stages.flamingo.mixture.ltip.batch_size": 8,
+    "stages.flamingo.mixture.align.batch_size": 16,  # four rows of four
+    "stages.flamingo.mixture.ltip.batch_size": 16,
     "stages.flamingo.mixture.vtp.batch_size": 8,
     "stages.contrastive.mixture.align.batch_size": 8,
     "stages.contrastive.mixture.ltip.batch_size": 8,

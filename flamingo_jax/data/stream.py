@@ -22,8 +22,8 @@ from flamingo_jax.data import example as example_lib
 from flamingo_jax.data import medium, packing
 from flamingo_jax.data.tokenizer import Tokenizer
 
-# Batches that are ready wait in memory, per thread or worker process; a large one waits alone.
-_READY_BYTES = 2**29
+# Of batches that are being made, or wait, in one process; a larger one is made alone.
+_AHEAD_BYTES = 2**30
 
 
 class Stream:
@@ -81,13 +81,15 @@ class Stream:
 
     def _open(self) -> grain.DatasetIterator:
         threads, workers = self._streams.threads, self._streams.workers
-        ready = max(1, min(self._streams.prefetch, _READY_BYTES // self._make.batch_bytes))
-        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ready * threads)
+        room = max(1, _AHEAD_BYTES // self._make.batch_bytes)
+        ahead = min(self._streams.prefetch * threads, room)
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         batches = grain.MapDataset.range(sys.maxsize).map(self._make.at(self._next)).to_iter_dataset(read)
         if workers:
             # Grain reads absl's flags in the workers' parent and fails when nobody parsed them (grain issue 1355).
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
+            ready = max(1, min(self._streams.prefetch, room - ahead))
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=ready))
         return iter(batches)
 

@@ -1,0 +1,80 @@
+"""Two processes of four devices feed a step with the arrays that one process of eight feeds it with."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from archives import picture
+from written import write
+
+from flamingo_jax.data import image, tokenizer
+from flamingo_jax.data.document import Document
+
+FEED = """
+import os, sys
+import jax
+import numpy as np
+folder, number, count, address, state = sys.argv[1:]
+if int(count) > 1:
+    jax.distributed.initialize(address, int(count), int(number))
+from jax.experimental import multihost_utils
+from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig
+from flamingo_jax.data import record, stream, tokenizer
+from flamingo_jax.training import sharding
+mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
+batches = stream.stream(
+    record.Source(f"{folder}/data"), tokenizer.load(f"{folder}/tokenizer.json"), ExampleConfig(16, size=8, flip=0.5),
+    MixConfig(32, pack=2, row_length=24), seed=3, shard_index=jax.process_index(), shard_count=jax.process_count(),
+)
+batches.set_state(int(state))
+for step in range(2):
+    batch = sharding.put_batch(mesh, next(batches))
+    assert batch["media"].shape == (16, 2, 1, 8, 8, 3) and len(batch["media"].sharding.device_set) == 8
+    batch = multihost_utils.process_allgather(batch, tiled=True)
+    if jax.process_index() == 0:
+        np.savez(f"{folder}/{count}-{step}.npz", **batch)
+assert batches.get_state() == int(state) + 64
+batches.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hosts")
+    texts = [f"thing {i} of many" for i in range(50)]
+    media = [((image.store(picture(i), 8),),) for i in range(5)]
+    write(path / "data", (Document(t, t, (0,), media[i % 5]) for i, t in enumerate(texts)), 3)
+    tokenizer.train(texts, 300).save(path / "tokenizer.json")
+    return path
+
+
+def feed(folder, count, devices):
+    """Runs so many processes from document 32 on, to the end."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FEED, folder, str(number), str(count), address, "32"],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, errors
+
+
+def test_two_hosts_feed_what_one_feeds(folder):
+    feed(folder, 1, 8)
+    feed(folder, 2, 4)
+    for step in range(2):
+        one, two = (np.load(folder / f"{count}-{step}.npz") for count in (1, 2))
+        assert set(one) == set(two) and one["tokens"].any()
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
