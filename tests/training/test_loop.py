@@ -105,7 +105,7 @@ def test_an_interrupted_round_robin_keeps_its_turns_and_its_log(model_config, tm
         loop.train(runs[1])
     said = []
     parts, again = loop.train(runs[2], said.append)
-    assert said == ["language: continuing at step 4 of 7"]
+    assert said[0] == "language: continuing at step 4 of 7"
     chex.assert_trees_all_equal(whole, parts)
     assert last == again
     for run in (runs[0], runs[2]):
@@ -115,6 +115,37 @@ def test_an_interrupted_round_robin_keeps_its_turns_and_its_log(model_config, tm
     assert logs[0] == logs[1] and [line["step"] for line in lines] == [2, 4, 6, 7]
     assert all({"loss/a", "loss/b"} < set(line) for line in lines)
     assert lines[2]["loss/b"] == lines[3]["loss/b"] and lines[2]["loss/a"] != lines[3]["loss/a"]
+
+
+def test_a_run_goes_on_with_another_mixture(model_config, tmp_path):
+    """One dataset's batches are what they would have been, while another comes and a third goes."""
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+    class Kept(Numbers):
+        def __next__(self):
+            taken.append(self.next)
+            return super().__next__()
+
+    def mixed(streams, **mixture):
+        plain = stage(model_config, tmp_path, None, mesh, every=0.0)
+        config = dataclasses.replace(plain.config, mixture=mixture)
+        examples = dict.fromkeys(streams, plain.examples["text"])
+        return dataclasses.replace(plain, config=config, examples=examples, streams=streams)
+
+    taken, said = [], []
+    with pytest.raises(Killed):
+        loop.train(mixed({"gone": Numbers(), "kept": Kept(last=4)}, gone=MixConfig(8), kept=MixConfig(8)))
+    assert taken == [0, 1, 2, 3, 4]  # the last was asked for in vain
+    after = {"kept": Kept(), "new": Numbers()}
+    _, metrics = loop.train(mixed(after, kept=MixConfig(8, weight=0.3), new=MixConfig(8)), said.append)
+    assert taken == [0, 1, 2, 3, 4, 4, 5] and after["new"].next == 2
+    assert said[:4] == [
+        "language: kept: weight is 0.3 from here on, and was 1.0",
+        "language: new is new: it is read from its beginning",
+        "language: gone is read no more; it had come to document 4",
+        "language: continuing at step 4 of 6",
+    ]
+    assert metrics["seen/kept/documents"] == 48 and metrics["seen/new/documents"] == 16
 
 
 def test_progress_counts_an_update_of_a_round_on_average(model_config, tmp_path):
