@@ -27,6 +27,7 @@ def step_time(steps: int = 20) -> float:
 
     from flamingo_jax import config as configs
     from flamingo_jax.data.example import empty_batch
+    from flamingo_jax.data.packing import row_shape
     from flamingo_jax.training.objective import OBJECTIVES
     from flamingo_jax.training.optimizer import make_optimizer
     from flamingo_jax.training.step import make_step
@@ -37,18 +38,19 @@ def step_time(steps: int = 20) -> float:
     config = configs.build(module.get_config())
     stage, rng = config.stages["flamingo"], np.random.default_rng(0)
 
-    def batch(name: str, size: int) -> dict:
-        dummy = empty_batch(config.datasets[name].example, size)
-        media = dummy["media"]
+    def batch(name: str, mix: configs.MixConfig) -> dict:
+        dummy = empty_batch(row_shape(config.datasets[name].example, mix), mix.rows)
+        media, length = dummy["media"], dummy["tokens"].shape[1]
         return dummy | {
             "tokens": rng.integers(4, 1000, dummy["tokens"].shape).astype(np.int32),
             "weights": np.ones_like(dummy["weights"]),
+            "segments": np.zeros_like(dummy["segments"]) + 1 + np.arange(length) * mix.pack // length,
             "media": rng.integers(0, 256, media.shape).astype(np.uint8),
             "media_index": np.sort(rng.integers(0, media.shape[1] + 1, dummy["tokens"].shape)).astype(np.int32),
             "media_mask": np.ones_like(dummy["media_mask"]),
         }
 
-    batches = {name: batch(name, mix.batch_size) for name, mix in stage.mixture.items()}
+    batches = {name: batch(name, mix) for name, mix in stage.mixture.items()}
     objective = OBJECTIVES[stage.objective](config.model, (3,), 0)
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     variables = nn.meta.unbox(jax.jit(objective.init)(jax.random.key(0), jax.tree.map(jnp.asarray, batches["m3w"])))

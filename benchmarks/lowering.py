@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, make_parser
 from flamingo_jax.data.example import empty_batch
+from flamingo_jax.data.packing import row_shape
 from flamingo_jax.training.objective import flamingo
 from flamingo_jax.training.optimizer import make_optimizer
 from flamingo_jax.training.step import make_step
@@ -34,8 +35,8 @@ def lower(config: configs.RunConfig) -> float:
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     batches = {
         name: {
-            key: jax.ShapeDtypeStruct((mix.batch_size, *leaf.shape[1:]), leaf.dtype)
-            for key, leaf in empty_batch(config.datasets[name].example, 1).items()
+            key: jax.ShapeDtypeStruct((mix.rows, *leaf.shape[1:]), leaf.dtype)
+            for key, leaf in empty_batch(row_shape(config.datasets[name].example, mix), 1).items()
         }
         for name, mix in stage.mixture.items()
     }

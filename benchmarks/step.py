@@ -46,8 +46,14 @@ def measure(root: pathlib.Path, steps: int) -> dict[str, float]:
         goal = make(config.model, 1 if older else (1,), 0)
         batches = {}
         for dataset, mix in stage.mixture.items():
-            example = config.datasets[dataset].example
-            batch = empty_batch(example, mix.batch_size)
+            example, rows, pack = config.datasets[dataset].example, mix.batch_size, getattr(mix, "pack", 1)
+            if pack > 1:
+                from flamingo_jax.data.packing import row_shape  # which older versions lack
+
+                example, rows = row_shape(example, mix), mix.rows
+            batch = empty_batch(example, rows)
+            if "segments" in batch:
+                batch["segments"][:] = 1 + np.arange(example.length) * pack // example.length
             batch["tokens"] = rng.integers(4, config.model.language.vocab_size, batch["tokens"].shape).astype(np.int32)
             batch["weights"] = np.ones_like(batch["weights"])
             batch["media"] = rng.integers(0, 256, batch["media"].shape).astype(np.uint8)

@@ -18,7 +18,7 @@ import jax
 from flamingo_jax import sources, streams
 from flamingo_jax.config import CorpusConfig, DatasetConfig, RunConfig, StageConfig
 from flamingo_jax.convert.pretrained import put_leaf
-from flamingo_jax.data import packing, tokenizer
+from flamingo_jax.data import packing, stream, tokenizer
 from flamingo_jax.data.prepare import is_prepared, prepare
 from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
@@ -37,6 +37,10 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
             sources.check_folders(f"config.stages.{name}.parts", config.stages[name], config)
     _prepare(config, workdir, say)
     vocabulary = _tokenizer(config, workdir, say)
+    for name in config.order:
+        if checkpoint.read_result(workdir / name) is None:
+            for dataset in config.stages[name].mixture:  # what is wrong with the last stage's is said before the first
+                _open_stream(config, name, dataset, workdir, vocabulary)
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
     for name in config.order:
@@ -119,6 +123,14 @@ def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Token
     return sources.run_tokenizer(config, workdir)
 
 
+def _open_stream(
+    config: RunConfig, stage: str, dataset: str, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer
+) -> stream.Stream:
+    """This host's part of what a stage reads of a dataset."""
+    hosts = {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
+    return streams.open_stream(config, stage, dataset, workdir, vocabulary, streams=config.streams, **hosts)
+
+
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
     directory, stage = workdir / name, config.stages[name]
     inputs = {
@@ -145,17 +157,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 objective=objective,
                 examples=shapes,
                 streams={
-                    dataset: streams.open_stream(
-                        config,
-                        name,
-                        dataset,
-                        workdir,
-                        vocabulary,
-                        shard_index=jax.process_index(),
-                        shard_count=jax.process_count(),
-                        streams=config.streams,
-                    )
-                    for dataset in stage.mixture
+                    dataset: _open_stream(config, name, dataset, workdir, vocabulary) for dataset in stage.mixture
                 },
                 frozen=frozen,
                 initial=initial,
