@@ -156,7 +156,7 @@ def pad(
     """The paper's input (A.3): resized to fit a square with its aspect kept, centred, the rest the mean value.
 
     Args:
-        pixels: uint8 [H, W, 3]; they may be in ``out`` already, as ``decode`` puts them.
+        pixels: uint8 [H, W, 3]; they may be in ``out`` already, as ``decode`` puts whole rows.
         size: side S of the square, pixels.
         fill: the mean value per channel, 0..255.
         flip: mirrors it left to right.
@@ -170,16 +170,17 @@ def pad(
     height, width = pixels.shape[:2]
     out = np.empty((size, size, 3), np.uint8) if out is None else out
     top, left = (size - height) // 2, (size - width) // 2
-    border = blank(size, fill)
-    for part in (np.s_[:top], np.s_[top + height :], np.s_[:, :left], np.s_[:, left + width :]):
-        out[part] = border[part]
-    inner = _middle(out, height, width)
+    there = _middle(out, height, width) if np.may_share_memory(pixels, out) else None
     if flip:
-        pixels = cv2.flip(pixels, 1, dst=inner)
+        pixels = cv2.flip(pixels, 1, dst=there)
     if colour is not None:
-        pixels = cv2.transform(pixels, colour, dst=inner)
-    if not np.may_share_memory(pixels, inner):
-        inner[...] = pixels
+        pixels = cv2.transform(pixels, colour, dst=there)
+    if there is None:
+        rest = top, size - height - top, left, size - width - left
+        cv2.copyMakeBorder(pixels, *rest, cv2.BORDER_CONSTANT, dst=out, value=fill)
+    else:
+        border = blank(size, fill)
+        out[:top], out[top + height :] = border[:top], border[top + height :]
     return out
 
 
