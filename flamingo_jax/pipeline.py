@@ -40,7 +40,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     for name in config.order:
         if checkpoint.read_result(workdir / name) is None:
             for dataset in config.stages[name].mixture:  # what is wrong with the last stage's is said before the first
-                _open_stream(config, name, dataset, workdir, vocabulary)
+                _open_stream(config, name, dataset, workdir, vocabulary, mesh)
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
     for name in config.order:
@@ -124,10 +124,11 @@ def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Token
 
 
 def _open_stream(
-    config: RunConfig, stage: str, dataset: str, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer
+    config: RunConfig, stage: str, dataset: str, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh
 ) -> stream.Stream:
     """This host's part of what a stage reads of a dataset."""
-    hosts = {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
+    part, parts = sharding.host_part(mesh, jax.process_index())
+    hosts = {"shard_index": part, "shard_count": parts}
     return streams.open_stream(config, stage, dataset, workdir, vocabulary, streams=config.streams, **hosts)
 
 
@@ -157,7 +158,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 objective=objective,
                 examples=shapes,
                 streams={
-                    dataset: _open_stream(config, name, dataset, workdir, vocabulary) for dataset in stage.mixture
+                    dataset: _open_stream(config, name, dataset, workdir, vocabulary, mesh) for dataset in stage.mixture
                 },
                 frozen=frozen,
                 initial=initial,

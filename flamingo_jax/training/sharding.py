@@ -126,8 +126,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def host_part(mesh: Mesh, process: int) -> tuple[int, int]:
+    """(index, count): which of how many equal parts of every batch process ``process`` feeds its devices with.
+
+    Where ``tensor`` reaches over processes, those whose devices hold the same rows feed the same part.
+
+    Raises ValueError when the processes' rows overlap in part, or are not as many each.
+    """
+    rows: dict[int, set[int]] = {}
+    for way, devices in enumerate(mesh.devices.reshape(batch_ways(mesh), -1)):
+        for device in devices:
+            rows.setdefault(device.process_index, set()).add(way)
+    parts = sorted({tuple(sorted(part)) for part in rows.values()})
+    if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) != batch_ways(mesh):
+        raise ValueError(
+            f"config.mesh ({dict(mesh.shape)}) splits a batch so that {len(rows)} processes hold the parts {parts}, "
+            "some of them in part the same; let tensor divide the devices of a process, or be a multiple of them."
+        )
+    return parts.index(tuple(sorted(rows[process]))), len(parts)
+
+
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's part of a batch, {key: [B / processes, ..]}, as global arrays split over the batch axes."""
+    """This process's part of a batch (``host_part``), {key: [B / parts, ..]}, as global arrays over the batch axes."""
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 

@@ -17,25 +17,25 @@ FEED = """
 import os, sys
 import jax
 import numpy as np
-folder, number, count, address, state = sys.argv[1:]
+folder, number, count, address, state, *mesh = sys.argv[1:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(number))
 from jax.experimental import multihost_utils
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig
 from flamingo_jax.data import record, stream, tokenizer
 from flamingo_jax.training import sharding
-mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
+mesh = sharding.make_mesh(MeshConfig(*map(int, mesh)))
+part, parts = sharding.host_part(mesh, jax.process_index())
 batches = stream.stream(
     record.Source(f"{folder}/data"), tokenizer.load(f"{folder}/tokenizer.json"), ExampleConfig(16, size=8, flip=0.5),
-    MixConfig(32, pack=2, row_length=24), seed=3, shard_index=jax.process_index(), shard_count=jax.process_count(),
+    MixConfig(32, pack=2, row_length=24), seed=3, shard_index=part, shard_count=parts,
 )
 batches.set_state(int(state))
 for step in range(2):
     batch = sharding.put_batch(mesh, next(batches))
     assert batch["media"].shape == (16, 2, 1, 8, 8, 3) and len(batch["media"].sharding.device_set) == 8
     batch = multihost_utils.process_allgather(batch, tiled=True)
-    if jax.process_index() == 0:
-        np.savez(f"{folder}/{count}-{step}.npz", **batch)
+    np.savez(f"{folder}/{count}-{number}-{step}.npz", **batch)
 assert batches.get_state() == int(state) + 64
 batches.close()
 """
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def feed(folder, count, devices):
+def feed(folder, count, devices, mesh):
     """Runs so many processes from document 32 on, to the end."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -59,7 +59,7 @@ def feed(folder, count, devices):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", FEED, folder, str(number), str(count), address, "32"],
+            [sys.executable, "-c", FEED, folder, str(number), str(count), address, "32", *map(str, mesh)],
             env=env,
             stderr=subprocess.PIPE,
             text=True,
@@ -70,11 +70,13 @@ def feed(folder, count, devices):
     assert [process.returncode for process in processes] == [0] * count, errors
 
 
-def test_two_hosts_feed_what_one_feeds(folder):
-    feed(folder, 1, 8)
-    feed(folder, 2, 4)
+@pytest.mark.parametrize("mesh", [(4, 2, 1), (1, 1, 8)], ids=["split", "tensor over both hosts"])
+def test_two_hosts_feed_what_one_feeds(folder, mesh):
+    feed(folder, 1, 8, mesh)
+    feed(folder, 2, 4, mesh)
     for step in range(2):
-        one, two = (np.load(folder / f"{count}-{step}.npz") for count in (1, 2))
-        assert set(one) == set(two) and one["tokens"].any()
+        one, *two = (np.load(folder / f"{name}-{step}.npz") for name in ("1-0", "2-0", "2-1"))
+        assert set(one) == set(two[0]) and one["tokens"].any()
         for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+            for host in two:
+                np.testing.assert_array_equal(one[key], host[key], err_msg=key)

@@ -1,8 +1,11 @@
 """The table of logical axes: what goes where, and what is refused."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -19,6 +22,23 @@ def test_mesh_takes_what_is_left():
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(ValueError, match="does not fit 8 devices"):
         sharding.make_mesh(MeshConfig(*sizes))
+
+
+def test_processes_whose_devices_hold_the_same_rows_feed_the_same_part():
+    def parts(processes, sizes, count):
+        devices = [SimpleNamespace(process_index=process) for process in processes]
+        mesh = SimpleNamespace(
+            devices=np.reshape(devices, sizes), shape=dict(zip(sharding.MESH_AXES, sizes, strict=True))
+        )
+        return [sharding.host_part(mesh, process) for process in range(count)]
+
+    two, four = [0] * 4 + [1] * 4, [0, 0, 1, 1, 2, 2, 3, 3]
+    assert parts(two, (4, 2, 1), 2) == parts(two, (1, 2, 4), 2) == [(0, 2), (1, 2)]
+    assert parts(two, (1, 1, 8), 2) == [(0, 1), (0, 1)]
+    assert parts(four, (2, 1, 4), 4) == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    assert parts([1, 1, 0, 0], (4, 1, 1), 2) == [(1, 2), (0, 2)]  # the mesh's order, not that of the processes
+    with pytest.raises(ValueError, match=r"tensor': 3.* 2 processes hold the parts \[\(0, 1\), \(1, 2\)\]"):
+        parts([0, 0, 0, 0, 1, 1, 1, 1, 1], (3, 1, 3), 2)
 
 
 def test_unknown_axis_names_raise():
