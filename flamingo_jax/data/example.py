@@ -98,8 +98,8 @@ def draw(document: Document, draws: Sequence[float], tokenizer: Tokenizer, confi
     index = media_index(tokens, tokenizer.image, following=interleaved and following < config.p_next)
     tags = tokens == tokenizer.image
     weights = np.ones(len(tokens), np.float32)
-    weights[tags] = weights[tokens == tokenizer.bos] = 0.0
-    weights[:1] = 0.0  # nothing comes before it that could predict it
+    weights[tags] = 0.0
+    weights[:1] = 0.0  # <BOS>, or else nothing comes before it that could predict it
     count = np.count_nonzero(tags)
     if count > config.media:
         withheld = index > config.media

@@ -1,5 +1,6 @@
 """Examples: layout, phi, windows, coin flips, media, and what happens to what cannot be read."""
 
+import copy
 import io
 
 import numpy as np
@@ -173,6 +174,16 @@ def test_text_alone(tokenizer):
     assert not out["media_index"].any()
     paged = make(page([" a dog\n", "a cat\n"]), tokenizer, media=0)
     assert (paged["tokens"] == out["tokens"]).all()
+
+
+def test_the_end_counts_where_one_token_begins_and_ends(tokenizer):
+    """As in GPT-2 and OPT."""
+    one = copy.copy(tokenizer)
+    one.bos = one.eos
+    for document in (page(["", "a dog"]), Document("text", "a dog", (), (), "test")):
+        row, other = make(document, one), make(document, tokenizer)
+        assert row["weights"][row["tokens"] == one.eos].tolist() == [0, 1]
+        assert (row["weights"] == other["weights"]).all()
 
 
 def test_a_forged_tag_is_text(tokenizer):
