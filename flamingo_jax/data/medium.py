@@ -94,8 +94,10 @@ def load(
         uint8 [T, S, S, 3].
 
     Raises:
-        ValueError: a frame does not decode.
+        ValueError: a frame does not decode, or there is none.
     """
+    if not frames:  # nothing to repeat
+        raise ValueError("a medium without frames")
     chosen = frames[look.first : look.first + config.frames]
     out = np.empty((config.frames, config.size, config.size, 3), np.uint8) if out is None else out
     for place, data in zip(out, chosen, strict=False):

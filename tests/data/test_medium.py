@@ -78,6 +78,11 @@ def test_frames_of_a_clip_look_alike_and_the_last_is_repeated():
     assert (out == out[0]).all()
 
 
+def test_a_medium_without_frames_is_none():
+    with pytest.raises(ValueError, match="without frames"):
+        medium.load([], ExampleConfig(8, size=12))
+
+
 def test_the_cache_decodes_once_until_it_is_full(monkeypatch):
     decoded = []
 
