@@ -9,7 +9,7 @@ from prepared import pack, picture, run
 from written import write
 
 from flamingo_jax import config as configs
-from flamingo_jax import pipeline
+from flamingo_jax import pipeline, streams
 from flamingo_jax.config.run import IN_PLACE
 from flamingo_jax.data import record, sources
 from flamingo_jax.data.document import Document
@@ -108,8 +108,8 @@ def test_a_run_reads_in_place(tmp_path):
         for name in "ab"
     ]
     assert twins[0] == twins[1] == {"documents": 2, "media": 2}
-    source = pipeline._source("a", config, workdir)
-    prepared = pipeline._source("b", config, workdir)
+    source = streams.open_source(config, "a", workdir)
+    prepared = streams.open_source(config, "b", workdir)
     assert [source.read(i).text for i in range(2)] == [prepared.read(i).text for i in range(2)]
     (workdir / "raw/1.tar").unlink()
     said.clear()
