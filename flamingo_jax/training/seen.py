@@ -60,6 +60,7 @@ class Seen:
         return {
             name: {
                 "position": stream.get_state(),
+                "size": stream.count,
                 "seen": dict(self._counts[name]),
                 "batch_size": self._mixture[name].batch_size,
                 "weight": self._mixture[name].weight,
@@ -68,7 +69,7 @@ class Seen:
         }
 
     def restore(self, saved: Mapping[str, dict], say: Callable[[str], None]) -> None:
-        """Sets the streams to what ``state`` returned. The mixture may be another one now; that is said."""
+        """Sets the streams to what ``state`` returned. Mixture and datasets may be other ones now; that is said."""
         for name, stream in self._streams.items():
             if name not in saved:
                 say(f"{name} is new: it is read from its beginning")
@@ -76,6 +77,11 @@ class Seen:
             old, new = saved[name], self._mixture[name]
             stream.set_state(old["position"])
             self._counts[name].update(old["seen"])
+            if old["size"] != stream.count:
+                say(
+                    f"{name} has {stream.count:,} documents, and had {old['size']:,}: its order is another one from "
+                    "here on, in which some may come again early or late"
+                )
             for key in ("batch_size", "weight"):
                 if old[key] != getattr(new, key):
                     say(f"{name}: {key} is {getattr(new, key)} from here on, and was {old[key]}")

@@ -81,10 +81,13 @@ def test_a_restart_with_another_mixture_is_said_and_exact_for_the_others():
         stream.set_state(position)
     before.add({"seen/a": np.array([7, 5, 0, 0])})
     after, said = make(a=MixConfig(8, 1.0), b=MixConfig(16, 0.3), new=MixConfig(8)), []
+    after._streams["b"].count = 40
     after.restore(before.state(), said.append)
     assert [stream.position for stream in after._streams.values()] == [80, 48, 0]
     assert after.state()["a"] == before.state()["a"]
     assert said == [
+        "b has 40 documents, and had 32: its order is another one from here on, in which some may come again early or "
+        "late",
         "b: batch_size is 16 from here on, and was 8",
         "b: weight is 0.3 from here on, and was 0.2",
         "new is new: it is read from its beginning",
