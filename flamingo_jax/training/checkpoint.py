@@ -42,15 +42,17 @@ def close(checkpoints: ocp.training.Checkpointer) -> None:
 def restore(checkpoints: ocp.training.Checkpointer, abstract: dict) -> tuple[dict, dict]:
     """Reads the newest checkpoint: the state, onto ``abstract``'s shardings, and what was saved of the streams.
 
-    Raises ValueError when the checkpoint is damaged or belongs to another model.
+    Raises ValueError when the checkpoint is damaged, or belongs to another model or an older version.
     """
     try:
         loaded = checkpoints.load(checkpoints.latest, {"train": abstract})
-        streams = checkpoints.metadata(checkpoints.latest).custom_metadata["streams"]
+        saved = checkpoints.metadata(checkpoints.latest).custom_metadata["streams"]
+        streams = {name: dict(stream) for name, stream in saved.items()}  # an older version has a number each
     except Exception as error:  # the library raises many kinds, with the whole tree in the message
         raise ValueError(
             f"The checkpoint of step {checkpoints.latest.step} in {checkpoints.directory} does not fit this config's "
-            f"model, or is damaged ({type(error).__name__}); delete that folder to start the stage anew."
+            f"model, is of an older version, or damaged ({type(error).__name__}); delete that folder to start the "
+            "stage anew."
         ) from error
     return loaded["train"], streams
 

@@ -34,6 +34,14 @@ def test_a_checkpoint_that_does_not_fit_is_named_and_not_found_again(tmp_path, s
     assert checkpoint.make_checkpointer(tmp_path).latest is None
 
 
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
+    checkpoints = checkpoint.make_checkpointer(tmp_path)
+    checkpoint.save(checkpoints, 1, WEIGHTS, {"m3w": 800})
+    with pytest.raises(ValueError, match=r"step 1 in .* is of an older version.* delete that folder"):
+        checkpoint.restore(checkpoints, WEIGHTS)
+    checkpoint.close(checkpoints)
+
+
 def test_weights_stored_twice_are_stored_once(tmp_path):
     first, second = (checkpoint.store_weights(tmp_path, "x", WEIGHTS) for _ in range(2))
     assert first == second and len(list((tmp_path / "weights").iterdir())) == 1
