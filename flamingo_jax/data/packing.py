@@ -34,7 +34,7 @@ def row_shape(config: ExampleConfig, mix: MixConfig) -> ExampleConfig:
 
 
 def evened(mix: MixConfig) -> int:
-    """Among how many neighbouring rows of a batch documents are exchanged; every host makes whole groups of them."""
+    """Among how many neighbouring rows of a batch documents are exchanged, whatever host makes them."""
     return 1 if mix.pack == 1 else math.gcd(mix.rows, _EVENED)
 
 

@@ -128,12 +128,10 @@ def stream(
         raise ValueError(
             f"{name} has {len(source)} documents, but a batch is {mix.batch_size}: give a batch_size of at most that."
         )
-    evened = packing.evened(mix)
-    if mix.rows // evened % shard_count:
-        kind = f"{mix.rows} rows" + (f", evened out in groups of {evened}," if evened > 1 else "")
+    if mix.rows % shard_count:
         raise ValueError(
-            f"{name}: a batch of {mix.batch_size} documents is {kind} and does not divide among {shard_count} hosts; "
-            f"take a multiple of {evened * mix.pack * shard_count}."
+            f"{name}: a batch of {mix.batch_size} documents is {mix.rows} rows and does not divide among {shard_count} "
+            f"hosts; take a multiple of {mix.pack * shard_count}."
         )
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index is {shard_index}, but must be in [0, {shard_count}).")
@@ -161,7 +159,10 @@ class _MakeBatch:
         self._row = packing.row_shape(example, mix)
         self._rows = mix.rows // shard_count
         self._evened = packing.evened(mix)
-        self._first = shard_index * self._rows * mix.pack
+        # Rows are evened out in groups; of a group that hosts share, each looks at all of its documents.
+        self._above = shard_index * self._rows % self._evened
+        self._first = (shard_index * self._rows - self._above) * mix.pack
+        self._count = -(-(self._above + self._rows) // self._evened) * self._evened * mix.pack
         self._start = 0
         self._cache = None
         pixels = self._row.media * self._row.frames * self._row.size**2 * 3
@@ -179,21 +180,24 @@ class _MakeBatch:
         batch["damaged"] = np.empty((self._rows, self.mix.pack), np.int64)
         first = self._start + number * self.mix.batch_size + self._first
         rng = np.random.Generator(np.random.Philox(key=self._seed, counter=first * self._draws // 4))
-        draws = rng.random((self._rows * self.mix.pack, self._draws)).tolist()
-        records = [self._record(index) for index in range(first, first + len(draws))]
+        draws = rng.random((self._count, self._draws)).tolist()
+        records = [self._record(index) for index in range(first, first + self._count)]
         # All are read before the first picture is decoded: by turns, each would find its memory out of the cache.
         drawn = [self._draw(*one) for one in zip(records, draws, strict=True)]
         group = self._evened * self.mix.pack
-        for start in range(0, len(drawn), group):
+        for start in range(0, self._count, group):
             lengths = [len(one.tokens) for one in drawn[start : start + group]]
-            for r, documents in enumerate(packing.pack(lengths, self._evened, self._row.length)):
-                row = {key: value[start // self.mix.pack + r] for key, value in batch.items()}
+            packed = packing.pack(lengths, self._evened, self._row.length)
+            for r, documents in enumerate(packed, start // self.mix.pack - self._above):
+                if not 0 <= r < self._rows:  # another host's
+                    continue
+                row = {key: value[r] for key, value in batch.items()}
                 at = 0
                 for number, (document, length) in enumerate(documents):
                     one, record = drawn[start + document], records[start + document]
-                    whole = example_lib.write(one, row, self._example, number, at, length, self._cache)
+                    intact = example_lib.write(one, row, self._example, number, at, length, self._cache)
                     row["unreadable"][0] += one is example_lib.NOTHING
-                    row["damaged"][number] = -1 if whole and one is not example_lib.NOTHING else record
+                    row["damaged"][number] = -1 if intact and one is not example_lib.NOTHING else record
                     at += length
         return batch
 

@@ -159,7 +159,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
-@pytest.mark.parametrize("mix", [MixConfig(8), MixConfig(96, pack=3, row_length=20)], ids=["plain", "packed"])
+@pytest.mark.parametrize("mix", [MixConfig(8), MixConfig(24, pack=3, row_length=20)], ids=["plain", "packed"])
 def test_hosts_share_the_same_global_batch(tmp_path, tokenizer, hosts, mix):
     write(tmp_path / "pages", (page(i % COUNT) for i in range(100)), 3)
 
@@ -265,7 +265,7 @@ def test_damaged_records_become_counted_dummies(tmp_path, tokenizer, monkeypatch
 def test_bad_arguments_are_named(folder, tokenizer):
     for mix, options, message in [
         (5, {"shard_count": 2}, "batch of 5 documents is 5 rows and .* 2 hosts; take a multiple of 2"),
-        (PACKED, {"shard_count": 2}, "is 4 rows, evened out in groups of 4, .* 2 hosts; take a multiple of 24"),
+        (PACKED, {"shard_count": 3}, "batch of 12 documents is 4 rows and .* 3 hosts; take a multiple of 9"),
         (COUNT + 1, {}, f"pages has {COUNT} documents, but a batch is {COUNT + 1}"),
         (MixConfig(4, pack=2, row_length=9), {}, "row_length=9 is less than the 10 tokens"),
         (4, {"shard_index": 1}, "shard_index is 1"),
