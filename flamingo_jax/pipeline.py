@@ -51,6 +51,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
 def check(config: RunConfig) -> None:
     """Finds what is wrong with a config before anything takes time. Raises ValueError."""
     mesh = sharding.make_mesh(config.mesh)
+    sharding.host_part(mesh, jax.process_index())
     tasks.select(config.evaluation.tasks)
     if config.tokenizer.path:
         given = sources.run_tokenizer(config, pathlib.Path())
