@@ -114,8 +114,8 @@ class StreamsConfig:
     threads: that make batches beside the training step, per dataset; 0 makes them when they are asked for.
     workers: processes per dataset that do it instead, each with ``threads``. Decoders run outside of Python's lock, so
     that threads serve as well (``benchmarks/stream.py --parallel``) and start at once.
-    prefetch: batches made ahead per thread, or kept ready per worker, at most; never more than a GiB of a
-    dataset in one process.
+    prefetch: batches made ahead per thread, or kept ready per worker, at most; never more than half a GiB of a dataset
+    in one process.
     max_unreadable: share of the documents and media of a dataset that may be unreadable before the run stops.
     """
 

@@ -153,7 +153,7 @@ def write(
                 medium.load(frames, config, look, known=known, out=out)
                 row["media_mask"][first + slot] = True
                 continue
-        except ValueError as error:
+        except Exception as error:  # of several libraries; nothing may leave a stream's map
             logging.log_first_n(logging.WARNING, "Medium %d of %s left blank: %s", 10, slot, drawn.name, error)
             whole = False
             row["unreadable"][1] += 1

@@ -22,8 +22,10 @@ from flamingo_jax.data import example as example_lib
 from flamingo_jax.data import medium, packing
 from flamingo_jax.data.tokenizer import Tokenizer
 
-# Of batches that are being made, or wait, in one process; a larger one is made alone.
-_AHEAD_BYTES = 2**30
+# Of batches of one dataset that are being made, or wait, in one process; a larger one is made alone.
+_AHEAD_BYTES = 2**29
+
+_LOGGED = 100  # unreadable records of a shard that are logged one by one
 
 
 class Stream:
@@ -57,7 +59,8 @@ class Stream:
         for record in records[records >= 0].tolist():
             shard, number = self._make.source.locate(record)
             self._unreadable[shard] += 1
-            logging.warning("%s: record %d of %s, or a medium of it, cannot be read.", self.name, number, shard)
+            if self._unreadable[shard] <= _LOGGED:
+                logging.warning("%s: record %d of %s, or a medium of it, cannot be read.", self.name, number, shard)
         return batch
 
     def get_state(self) -> int:
@@ -83,7 +86,7 @@ class Stream:
         threads, workers = self._streams.threads, self._streams.workers
         room = max(1, _AHEAD_BYTES // self._make.batch_bytes)
         ahead = min(self._streams.prefetch * threads, room)
-        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        read = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
         batches = grain.MapDataset.range(sys.maxsize).map(self._make.at(self._next)).to_iter_dataset(read)
         if workers:
             # Grain reads absl's flags in the workers' parent and fails when nobody parsed them (grain issue 1355).
@@ -193,11 +196,11 @@ class _MakeBatch:
                     continue
                 row = {key: value[r] for key, value in batch.items()}
                 at = 0
-                for number, (document, length) in enumerate(documents):
+                for place, (document, length) in enumerate(documents):
                     one, record = drawn[start + document], records[start + document]
-                    intact = example_lib.write(one, row, self._example, number, at, length, self._cache)
+                    intact = example_lib.write(one, row, self._example, place, at, length, self._cache)
                     row["unreadable"][0] += one is example_lib.NOTHING
-                    row["damaged"][number] = -1 if intact and one is not example_lib.NOTHING else record
+                    row["damaged"][place] = -1 if intact and one is not example_lib.NOTHING else record
                     at += length
         return batch
 

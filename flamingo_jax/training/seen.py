@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from flamingo_jax.config import MixConfig
 
 COUNTED = ("tokens", "media", "unreadable_documents", "unreadable_media")
-_FIRST_LOOK = 1000  # documents and media of a dataset before its share of unreadable ones says anything
+# So many documents and media of a dataset have a share of unreadable ones that says something; after so many more it is
+# taken anew, lest a shard that goes bad in a long run be lost among what was read before.
+_FIRST_LOOK, _WINDOW = 1000, 100_000
 
 
 def count(batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -25,6 +27,7 @@ class Seen:
     def __init__(self, streams: Mapping[str, object], mixture: Mapping[str, MixConfig], max_unreadable: float):
         self._streams, self._mixture, self._most = streams, mixture, max_unreadable
         self._counts = {name: dict.fromkeys(("documents", *COUNTED), 0) for name in streams}
+        self._since = {name: dict(counts) for name, counts in self._counts.items()}
 
     def add(self, metrics: dict[str, jax.Array]) -> dict[str, float]:
         """Takes each ``seen/NAME`` out of a step's metrics, and returns the others as floats, with all that was seen.
@@ -45,15 +48,18 @@ class Seen:
         return {name: float(value) for name, value in values.items()}
 
     def _check(self, name: str, counts: dict[str, int]) -> None:
-        unreadable = counts["unreadable_documents"] + counts["unreadable_media"]
-        total = counts["documents"] + counts["media"] + counts["unreadable_media"]
+        new = {key: value - self._since[name][key] for key, value in counts.items()}
+        unreadable = new["unreadable_documents"] + new["unreadable_media"]
+        total = new["documents"] + new["media"] + new["unreadable_media"]
         if unreadable > self._most * total and total >= _FIRST_LOOK:
             raise ValueError(
-                f"{unreadable:,} of {total:,} documents and media of {name} could not be read, more than "
+                f"{unreadable:,} of the last {total:,} documents and media of {name} could not be read, more than "
                 f"config.streams.max_unreadable={self._most}; shards, with how many records this host met:\n"
                 f"{self._streams[name].unreadable() or '  none on this host'}\n"
                 "Prepare them anew (python -m flamingo_jax.prepare --verify finds all), or allow a larger share."
             )
+        if total >= _WINDOW:
+            self._since[name] = dict(counts)
 
     def state(self) -> dict[str, dict]:
         """All of it, and where the streams are: what a checkpoint keeps. Of numbers and strings alone."""
@@ -77,6 +83,7 @@ class Seen:
             old, new = saved[name], self._mixture[name]
             stream.set_state(old["position"])
             self._counts[name].update(old["seen"])
+            self._since[name] = dict(self._counts[name])
             if old["size"] != stream.count:
                 say(
                     f"{name} has {stream.count:,} documents, and had {old['size']:,}: its order is another one from "

@@ -33,6 +33,7 @@ def batch(seed, size=8, length=12, media=2):
         "media": rng.integers(0, 256, (size, media, 1, 16, 16, 3)).astype(np.uint8),
         "media_index": np.sort(rng.integers(0, media + 1, (size, length))).astype(np.int32),
         "media_mask": np.ones((size, media), bool),
+        "unreadable": np.zeros((size, 2), np.int32),
     }
     out["tokens"][0], out["weights"][0], out["media_mask"][0] = 0, 0.0, False
     return out
@@ -47,7 +48,11 @@ def concatenate(batches, weights):
         pad = ((0, 0), (0, length - batch["tokens"].shape[1]))
         texts = {key: np.pad(batch[key], pad) for key in ("tokens", "weights", "media_index")}
         texts["weights"] = texts["weights"] * np.float32(weights[name])
-        out.append(texts | {key: batch[key][:, :media] for key in ("media", "media_mask")})
+        out.append(
+            texts
+            | {key: batch[key][:, :media] for key in ("media", "media_mask")}
+            | {"unreadable": batch["unreadable"]}
+        )
     return {key: np.concatenate([part[key] for part in out]) for key in out[0]}
 
 

@@ -67,12 +67,23 @@ def test_counts_do_not_overflow():
 
 def test_a_share_of_unreadable_input_ends_the_run():
     seen = make(0.1)
-    with pytest.raises(ValueError, match=r"(?s)136 of 1,037 .*of a .*max_unreadable=0.1.*some\.array_record: 7"):
+    with pytest.raises(
+        ValueError, match=r"(?s)136 of the last 1,037 .*of a .*max_unreadable=0.1.*some\.array_record: 7"
+    ):
         for _ in range(1000):
             seen.add(step(media=46, documents=1, blanks=7))
     fine = make(0.2)
     for _ in range(100):
         fine.add(step(media=46, documents=1, blanks=7))
+
+
+def test_a_shard_that_goes_bad_late_ends_the_run(monkeypatch):
+    seen = make(0.1)
+    for _ in range(5000):
+        seen.add(step(media=46))
+    with pytest.raises(ValueError, match="of the last"):
+        for _ in range(300):  # not a hundredth of all that was read
+            seen.add(step(media=6, documents=1, blanks=40))
 
 
 def test_a_restart_with_another_mixture_is_said_and_exact_for_the_others():
