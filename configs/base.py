@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.streams = dict(threads=1, workers=0, prefetch=2, max_unreadable=0.01)
     config.world = dict(
         seed=0, images_per_concept=40, pages=4000, align=4000, ltip=4000, clips=800, texts=8000,
         queries=200, supports=96, binding_images=8,

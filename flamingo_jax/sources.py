@@ -82,15 +82,21 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
     return about | {"weights": checkpoint.result_weights(workdir, name), "parts": inputs}
 
 
+def open_tokenizer(path: pathlib.Path, option: str) -> tokenizer.Tokenizer:
+    """The tokenizer of a public model's folder, or of a file of ours. Raises ValueError, naming the option, for none."""
+    found = load_tokenizer(path) if path.is_dir() else tokenizer.load(path)
+    if found is None:
+        raise ValueError(f"{option}={str(path)!r} has no files of a tokenizer.")
+    return found
+
+
 def run_tokenizer(config: RunConfig, workdir: pathlib.Path) -> tokenizer.Tokenizer:
     """The tokenizer of ``config.tokenizer.path`` (a public model's folder, or a file of ours), or the workdir's own.
 
     Raises ValueError when there is none, and when it has more tokens than the language model knows, but the new ones.
     """
     path = pathlib.Path(config.tokenizer.path or workdir / "tokenizer.json")
-    found = load_tokenizer(path) if path.is_dir() else tokenizer.load(path)
-    if found is None:
-        raise ValueError(f"config.tokenizer.path={str(path)!r} has no files of a tokenizer.")
+    found = open_tokenizer(path, "config.tokenizer.path")
     known = sum(i not in found.new_tokens or i < config.model.language.vocab_size for i in range(found.vocab_size))
     if known > config.model.language.vocab_size:
         raise ValueError(

@@ -13,7 +13,6 @@ from typing import Any
 from flamingo_jax import config as configs
 from flamingo_jax import sources
 from flamingo_jax.config import DatasetConfig, ExampleConfig, MixConfig, RunConfig, StreamsConfig
-from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import record, stream, tokenizer
 from flamingo_jax.data import sources as data_sources
 from flamingo_jax.data.show import examples
@@ -81,10 +80,7 @@ def show_run(workdir: str, dataset: str, count: int) -> str:
 
 def show_dataset(directory: str, tokenizer_path: str, options: Mapping[str, Any], count: int) -> str:
     """``count`` examples of a prepared dataset as an HTML page. options: keys of ``ExampleConfig``."""
-    path = pathlib.Path(tokenizer_path)
-    vocabulary = load_tokenizer(path) if path.is_dir() else tokenizer.load(path)
-    if vocabulary is None:
-        raise ValueError(f"--tokenizer={tokenizer_path} has no files of a tokenizer.")
+    vocabulary = sources.open_tokenizer(pathlib.Path(tokenizer_path), "--tokenizer")
     example = configs.build({"length": 256} | dict(options), ExampleConfig, "--set")
     source = record.Source(directory)
     mix = MixConfig(min(count, len(source)))
