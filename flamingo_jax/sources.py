@@ -83,7 +83,7 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
 
 
 def open_tokenizer(path: pathlib.Path, option: str) -> tokenizer.Tokenizer:
-    """The tokenizer of a public model's folder, or of a file of ours. Raises ValueError, naming the option, for none."""
+    """The tokenizer of a public folder, or of a file of ours. Raises ValueError, naming the option, for none."""
     found = load_tokenizer(path) if path.is_dir() else tokenizer.load(path)
     if found is None:
         raise ValueError(f"{option}={str(path)!r} has no files of a tokenizer.")
