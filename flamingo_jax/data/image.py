@@ -240,7 +240,7 @@ def _decode_jpeg(
         if width == len(into):  # whole rows, which are one piece of memory
             return _decode_turbo(data, buffer=_middle(into, height, width))
         if len(getattr(_scratch, "memory", b"")) < into.size:
-            _scratch.memory = bytearray(into.size)  # new memory of this size costs a quarter of the decoding
+            _scratch.memory = bytearray(into.size)  # new memory would cost a fifth of the decoding
         return _decode_turbo(data, buffer=_scratch.memory)
     # min_factor: libjpeg-turbo is slower at 5/8 to 7/8 than at the full size.
     least = {"min_width": math.ceil(REDUCED * shape[0]), "min_height": math.ceil(REDUCED * shape[1])}

@@ -57,7 +57,7 @@ def colour_map(config: ColourConfig, mean: Sequence[float], draws: Sequence[floa
     """Brightness, contrast, saturation and hue, one after another, as one map of (R, G, B, 1), float32 [3, 4].
 
     All four are linear but for what leaves 0..255, which is cut off once, at the end: that makes it one pass over the
-    pixels, a twentieth of the time that it takes to decode them.
+    pixels, a small part of the time that it takes to decode them (``benchmarks/stream.py``).
 
     draws: four numbers in [0, 1); 0.5 leaves the colours as they are.
     """

@@ -18,7 +18,7 @@ import numpy as np
 
 from flamingo_jax.config import ExampleConfig, MixConfig
 
-_EVENED = 4  # rows among which lengths are evened out; more cut little more off (benchmarks/packing.py)
+_EVENED = 4  # rows among which lengths are evened out: what is cut off by then is little (benchmarks/packing.py)
 
 
 def row_shape(config: ExampleConfig, mix: MixConfig) -> ExampleConfig:
