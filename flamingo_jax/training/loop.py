@@ -101,7 +101,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         for step in range(start, config.steps):
             asked = time.monotonic()
             batches = {name: next(stage.streams[name]) for name in turn(config.mixing, names, step)}
-            progress.waited(time.monotonic() - asked)
+            if state["step"].is_ready():  # else the devices were still at work, and lost nothing
+                progress.waited(time.monotonic() - asked)
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             state, new = step_fn(state, stage.frozen, batches)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.

@@ -170,11 +170,11 @@ class Progress:
             self._show(now)
 
     def waited(self, seconds: float) -> None:
-        """Tells that the loop stood still for so long because data were not ready."""
+        """Tells that the devices stood still for so long, in seconds, because data were not ready."""
         self._waited += seconds
 
     def summary(self) -> str:
-        """Which share of the time, from the second step on, the loop stood still for data."""
+        """Which share of the time, from the second step on, the devices stood still for data."""
         since, waited = self._started or (0.0, 0.0)
         share = (self._waited - waited) / max(self._clock() - since, 1e-9) if self._started else 0.0
         return f"waited {share:.1%} of its time for data"

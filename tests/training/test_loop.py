@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import re
+import time
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
 from flamingo_jax.training import checkpoint, loop, objective, sharding
+from flamingo_jax.training.step import make_step
 
 
 class Killed(Exception):
@@ -146,6 +150,30 @@ def test_a_run_goes_on_with_another_mixture(model_config, tmp_path):
         "language: continuing at step 4 of 6",
     ]
     assert metrics["seen/kept/documents"] == 48 and metrics["seen/new/documents"] == 16
+
+
+@pytest.mark.parametrize("data, rounds, starving", [(0.2, 0, True), (0.02, 60000, False)])
+def test_only_devices_that_stand_still_wait_for_data(model_config, tmp_path, monkeypatch, data, rounds, starving):
+    """Batches take ``data`` seconds. A long update needs none meanwhile, a short one does."""
+
+    class Slow(Numbers):
+        def __next__(self):
+            time.sleep(data)
+            return super().__next__()
+
+    def make_slow(*arguments):
+        def slow(state, frozen, batches):
+            state, metrics = make_step(*arguments)(state, frozen, batches)
+            work = jax.lax.fori_loop(0, rounds, lambda _, x: jnp.sin(x @ x), jnp.ones((32, 32)))
+            return state | {"step": state["step"] + (work[0, 0] > 2)}, metrics  # never
+
+        return slow
+
+    monkeypatch.setattr(loop, "make_step", make_slow)
+    said, mesh = [], sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    loop.train(stage(model_config, tmp_path, Slow(), mesh), said.append)
+    share = float(re.search(r"waited (.*)% of its time", said[-1])[1])
+    assert share > 50 if starving else share == 0
 
 
 def test_progress_counts_an_update_of_a_round_on_average(model_config, tmp_path):
