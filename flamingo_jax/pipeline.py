@@ -24,7 +24,7 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import checkpoint, loop, sharding
+from flamingo_jax.training import checkpoint, loop, sharding, state
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -81,7 +81,7 @@ def check(config: RunConfig) -> None:
         shape = (objective, example.length, example.media, example.frames)
         if shape not in seen:
             try:
-                loop.check_model(mesh, OBJECTIVES[objective](config.model, *special), example)
+                state.weights(mesh, OBJECTIVES[objective](config.model, *special), example)
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
         seen.add(shape)

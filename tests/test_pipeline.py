@@ -13,7 +13,7 @@ from flamingo_jax import config as configs
 from flamingo_jax import pipeline, sources
 from flamingo_jax.convert import run
 from flamingo_jax.convert.load import find
-from flamingo_jax.training import loop, sharding
+from flamingo_jax.training import sharding, state
 from flamingo_jax.training.objective import OBJECTIVES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def test_a_stage_starts_from_public_checkpoints(config, tmp_path):
     weights = find(LANGUAGE).weights
     blocks = jax.tree.map(lambda leaf: leaf[:, 0], frozen["decoder"]["groups"]["language"]["blocks"])  # every=1
     chex.assert_trees_all_equal(jax.device_get(blocks), jax.tree.map(np.asarray, weights["language"]["blocks"]))
-    loop.check_model(mesh, goal, config.datasets["m3w"].example)
+    state.weights(mesh, goal, config.datasets["m3w"].example)
 
 
 @pytest.mark.parametrize("layout", ["orbax", "safetensors"])

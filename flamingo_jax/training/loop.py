@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.training import checkpoint, sharding
+from flamingo_jax.training import state as shapes
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import Objective
@@ -123,36 +124,30 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
 
 def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, seen: Seen, say) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
-    batch = _empty(stage.mesh, next(iter(stage.examples.values())))
-    key = jax.random.fold_in(jax.random.key(stage.seed), zlib.crc32(stage.name.encode()))
-
-    def init(key):
-        params = nn.meta.unbox(stage.objective.init(key, batch)["params"])
-        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
-
-    boxed = jax.eval_shape(lambda key: stage.objective.init(key, batch)["params"], key)
-    params = sharding.shard_tree(stage.mesh, boxed)
-    everywhere = sharding.replicated(stage.mesh)
-    abstract = jax.eval_shape(init, key)
-    places = {
-        "params": params,
-        "opt_state": optax.tree_map_params(
-            optimizer, lambda _, place: place, abstract["opt_state"], params, transform_non_params=lambda _: everywhere
-        ),
-        "step": everywhere,
-    }
+    example = next(iter(stage.examples.values()))
+    abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
     if checkpoints.latest is None:
-        state = jax.jit(init, out_shardings=places)(key)
-        given, places = traverse.flatten_dict(stage.initial), traverse.flatten_dict(params)
-        put = {path: jax.device_put(np.asarray(w, np.float32), places[path]) for path, w in given.items()}
-        return {**state, "params": traverse.unflatten_dict({**traverse.flatten_dict(state["params"]), **put})}
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
-    )
+        return _initialise(stage, optimizer, abstract, example)
     state, streams = checkpoint.restore(checkpoints, abstract)
     seen.restore(streams, lambda line: say(f"{stage.name}: {line}"))
     say(f"{stage.name}: continuing at step {int(state['step'])} of {stage.config.steps}")
     return state
+
+
+def _initialise(stage: Stage, optimizer: optax.GradientTransformation, abstract: dict, example: ExampleConfig) -> dict:
+    """The state before the first step, where ``abstract`` says: random, but for the weights that are given."""
+
+    def init(key):
+        batch = jax.tree.map(jnp.asarray, empty_batch(example, sharding.batch_ways(stage.mesh)))
+        params = nn.meta.unbox(stage.objective.init(key, batch)["params"])
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+    key = jax.random.fold_in(jax.random.key(stage.seed), zlib.crc32(stage.name.encode()))
+    state = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(key)
+    given = traverse.flatten_dict(stage.initial)
+    params = traverse.flatten_dict(state["params"])
+    put = {path: jax.device_put(np.asarray(w, np.float32), params[path].sharding) for path, w in given.items()}
+    return {**state, "params": traverse.unflatten_dict({**params, **put})}
 
 
 def _work_per_step(stage: Stage, round_length: int) -> dict[str, float]:
@@ -177,30 +172,13 @@ def place_parts(
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
-    batch = _empty(mesh, example)
-    with sharding.use(mesh):
-        boxed = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0))
-        places = traverse.flatten_dict(sharding.shard_tree(mesh, boxed.get("frozen", {})))
-    params, frozen = (traverse.flatten_dict(nn.meta.unbox(boxed.get(name, {}))) for name in ("params", "frozen"))
+    abstract = shapes.weights(mesh, objective, example, dtype)
+    params, frozen = (traverse.flatten_dict(abstract[name]) for name in ("params", "frozen"))
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
-    placed = {path: put(given[path], places[path], dtype) for path in frozen}
+    placed = {path: put(given[path], leaf.sharding, dtype) for path, leaf in frozen.items()}
     initial = {path: np.asarray(leaf) for path, leaf in given.items() if path in params}
     return traverse.unflatten_dict(initial), traverse.unflatten_dict(placed)
-
-
-def _empty(mesh: Mesh, example: ExampleConfig) -> dict[str, jax.Array]:
-    """The smallest batch of dummies that divides over the mesh, to trace a model with."""
-    return jax.tree.map(jnp.asarray, empty_batch(example, sharding.batch_ways(mesh)))
-
-
-def check_model(mesh: Mesh, objective: Objective, example: ExampleConfig) -> None:
-    """Raises ValueError when the model cannot take such examples, or its weights cannot be split over the mesh."""
-    with sharding.use(mesh):
-        batch = _empty(mesh, example)
-        boxed = jax.eval_shape(lambda key: objective.init(key, batch), jax.random.key(0))
-        for collection in ("params", "frozen"):
-            sharding.shard_tree(mesh, boxed.get(collection, {}))
 
 
 def _check_same(expected: dict, given: dict) -> None:

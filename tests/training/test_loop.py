@@ -266,11 +266,3 @@ def test_a_part_that_is_not_frozen_starts_from_its_weights_and_trains(model_conf
     before, after = (tree["decoder"]["groups"]["language"]["blocks"] for tree in (given, params))
     moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
     assert all(0 < move < 5e-3 for move in jax.tree.leaves(moves))
-
-
-def test_a_model_that_cannot_take_the_examples_is_found_at_once(model_config):
-    goal = objective.flamingo(model_config, new_tokens=(3,), pad=0)
-    with pytest.raises(ValueError, match="not divisible by tensor=8"):
-        loop.check_model(
-            sharding.make_mesh(MeshConfig(1, 1, 8)), goal, ExampleConfig(length=12, media=1, frames=1, size=16)
-        )
