@@ -1,0 +1,63 @@
+"""What a stage's step works on: the shape of every array, and where on the mesh it lives. Nothing is allocated here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flamingo_jax.config import ExampleConfig
+from flamingo_jax.data.example import empty_batch
+from flamingo_jax.training import sharding
+from flamingo_jax.training.objective import Objective
+
+
+def batch(mesh: Mesh, example: ExampleConfig, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of ``rows`` rows, split over the mesh as ``sharding.put_batch`` splits it."""
+    place = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
+    return {
+        key: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=place)
+        for key, leaf in empty_batch(example, 1).items()
+    }
+
+
+def weights(mesh: Mesh, objective: Objective, example: ExampleConfig, dtype: str = "float32") -> dict[str, dict]:
+    """{"params", "frozen"}, each a tree of ``jax.ShapeDtypeStruct`` with its sharding; frozen ones of ``dtype``.
+
+    example: any that the model takes. Raises ValueError when the model cannot take it, or its weights cannot be split
+    over the mesh.
+    """
+    smallest = jax.tree.map(  # of dummies, that divides over the mesh
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        batch(mesh, example, sharding.batch_ways(mesh)),
+    )
+    with sharding.use(mesh):
+        boxed = jax.eval_shape(lambda batch: objective.init(jax.random.key(0), batch), smallest)
+        boxed = {name: boxed.get(name, {}) for name in ("params", "frozen")}
+        places = {name: sharding.shard_tree(mesh, tree) for name, tree in boxed.items()}
+        shapes = jax.eval_shape(nn.meta.unbox, boxed)
+    shapes["frozen"] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes["frozen"])
+    return jax.tree.map(_placed, shapes, places)
+
+
+def state(mesh: Mesh, optimizer: optax.GradientTransformation, params: dict) -> dict[str, Any]:
+    """{"params", "opt_state", "step"} around ``params`` (``weights``), where the optimizer's moments lie with theirs."""
+    everywhere = sharding.replicated(mesh)
+    shapes = jax.eval_shape(optimizer.init, params)
+    places = optax.tree_map_params(
+        optimizer,
+        lambda _, leaf: leaf.sharding,
+        shapes,
+        params,
+        transform_non_params=lambda _: everywhere,
+    )
+    opt_state = jax.tree.map(_placed, shapes, places)
+    return {"params": params, "opt_state": opt_state, "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)}
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
