@@ -45,7 +45,9 @@ RUN = flags.DEFINE_string(
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "A tokenizer: --show shows examples, whose keys (flamingo_jax/config/example.py) --set gives."
 )
-COUNT = flags.DEFINE_integer("documents", 20, "How many documents --show shows, or rows, of a run a batch at most.", lower_bound=1)
+COUNT = flags.DEFINE_integer(
+    "documents", 20, "How many documents --show shows, or rows, of a run a batch at most.", lower_bound=1
+)
 ALIGN = flags.DEFINE_string(
     "align", None, "Folder of a CLIP, public or converted: put the images of the dataset --source at their sentences."
 )

@@ -156,9 +156,7 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     except (ValueError, LookupError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged; {_ANEW}.") from None
     if schema != document_lib.SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema!r}, this version reads {document_lib.SCHEMA}; {_ANEW}."
-        )
+        raise ValueError(f"{path} has schema {schema!r}, this version reads {document_lib.SCHEMA}; {_ANEW}.")
     if not _is_whole(manifest):
         raise ValueError(f"{path} is damaged; {_ANEW}.")
     return manifest
@@ -176,9 +174,9 @@ def locate(files: Iterable[Any], index: int) -> tuple[str, int]:
 def _is_whole(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest says what readers look up, and names no file outside of its folder."""
     files = manifest.get("files")
-    if not isinstance(files, dict):
+    if type(manifest.get("count")) is not int or not isinstance(files, dict):
         return False
-    entries = all(
+    return all(
         name == os.path.basename(name)
         and name not in ("", ".", "..")
         and isinstance(entry, dict)
@@ -186,7 +184,6 @@ def _is_whole(manifest: Mapping[str, Any]) -> bool:
         and isinstance(entry.get("sha256"), str)
         for name, entry in files.items()
     )
-    return entries and manifest.get("count") == sum(entry["records"] for entry in files.values())
 
 
 def read_report(directory: str | os.PathLike, in_place: bool = False) -> dict:

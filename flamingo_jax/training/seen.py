@@ -55,7 +55,8 @@ class Seen:
         if unreadable > self._most * total and total >= _FIRST_LOOK:
             raise ValueError(
                 f"{unreadable:,} of the last {total:,} documents and media of {name} could not be read, more than "
-                f"config.streams.max_unreadable={self._most}; shards, with how many records this host met since it started:\n"
+                f"config.streams.max_unreadable={self._most}; shards, with how many records this host met since it "
+                "started:\n"
                 f"{self._streams[name].unreadable() or '  none on this host'}\n"
                 "Prepare them anew (of a prepared dataset, python -m flamingo_jax.prepare --verify finds all that is "
                 "damaged; files that are read in place are to be mended), or allow a larger share."
