@@ -97,7 +97,8 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
             # The index of a former start is looked at too: it names what changed since.
             with _timed(f"index {name}", say):
                 workers, progress = os.cpu_count() or 1, _counter(f"index {name}")
-                report = index(dataset, target, workers=workers, progress=progress)
+                with _named(name):
+                    report = index(dataset, target, workers=workers, progress=progress)
                 drops = sorted(
                     (count, reason, report["first_drops"][reason]) for reason, count in report["drops"].items()
                 )
@@ -105,7 +106,8 @@ def _prepare(config: RunConfig, workdir: pathlib.Path, say) -> None:
                 say(f"{name}: {report['documents']} samples, read in place; left out: {dropped or 'none'}")
         elif not is_prepared(target):
             with _timed(f"prepare {name}", say):
-                report = prepare(_corpus(dataset), target, progress=_counter(f"prepare {name}"))
+                with _named(name):
+                    report = prepare(_corpus(dataset), target, progress=_counter(f"prepare {name}"))
                 dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(report["drops"].items()))
                 say(f"{name}: {report['documents']} documents, {report['media']} media; dropped: {dropped or 'none'}")
 
@@ -235,6 +237,15 @@ def _counter(name: str) -> Callable[[int, int], None]:
             bars[0].close()
 
     return update
+
+
+@contextlib.contextmanager
+def _named(dataset: str):
+    """Says of which of the config's datasets an error tells."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"config.datasets.{dataset}: {error}") from None
 
 
 @contextlib.contextmanager

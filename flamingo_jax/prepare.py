@@ -45,7 +45,9 @@ RUN = flags.DEFINE_string(
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "A tokenizer: --show shows examples, whose keys (flamingo_jax/config/example.py) --set gives."
 )
-COUNT = flags.DEFINE_integer("documents", 20, "How many documents or rows --show shows.", lower_bound=1)
+COUNT = flags.DEFINE_integer(
+    "documents", 20, "How many documents --show shows, or rows, of a run a batch at most.", lower_bound=1
+)
 ALIGN = flags.DEFINE_string(
     "align", None, "Folder of a CLIP, public or converted: put the images of the dataset --source at their sentences."
 )
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1 and not RUNNER.value:
         sys.exit(f"flamingo_jax.prepare: {argv[1]!r} is no option; options look like --source=GLOB.")
     needed = (SOURCE, TARGET) if ALIGN.value else (FORMAT, SOURCE, TARGET)
-    needed = (TARGET,) if VERIFY.value or SHOW.value else needed
+    needed = (TARGET,) if VERIFY.value else (SHOW, TARGET) if SHOW.value is not None else needed
     for flag in needed:
         if not flag.value:
             sys.exit(
@@ -135,6 +137,11 @@ def _show() -> None:
     from flamingo_jax.data.file import write_whole
     from flamingo_jax.data.show import documents
 
+    if RUN.value and (TOKENIZER.value or SET.value):
+        other = "--tokenizer" if TOKENIZER.value else "--set"
+        raise ValueError(f"{other} has no meaning with --run, whose config says how its rows are made.")
+    if SET.value and not TOKENIZER.value:
+        raise ValueError("--set says how examples are made, for which --show needs --tokenizer as well.")
     if RUN.value or TOKENIZER.value:
         from flamingo_jax import streams  # takes seconds, for it knows of models
 

@@ -45,15 +45,18 @@ def open_stream(
 
     mix: another than the stage's. options: of ``data.stream.stream``. Raises ValueError as that and the source.
     """
-    return stream.stream(
-        open_source(config, dataset, workdir),
-        vocabulary,
-        config.datasets[dataset].example,
-        mix or config.stages[stage].mixture[dataset],
-        seed=zlib.crc32(f"{config.seed}/{stage}/{dataset}".encode()),
-        name=dataset,
-        **options,
-    )
+    try:
+        return stream.stream(
+            open_source(config, dataset, workdir),
+            vocabulary,
+            config.datasets[dataset].example,
+            mix or config.stages[stage].mixture[dataset],
+            seed=zlib.crc32(f"{config.seed}/{stage}/{dataset}".encode()),
+            name=dataset,
+            **options,
+        )
+    except ValueError as error:
+        raise ValueError(f"config.stages.{stage}.mixture.{dataset}: {error}") from None
 
 
 def show_run(workdir: str, dataset: str, count: int) -> str:
@@ -71,6 +74,9 @@ def show_run(workdir: str, dataset: str, count: int) -> str:
     if stage is None:
         known = sorted({name for stage in config.order for name in config.stages[stage].mixture})
         raise ValueError(f"--target={dataset}: no stage of {workdir} reads a dataset of that name; {', '.join(known)}.")
+    own = folder / "data" / name
+    if pathlib.Path(dataset).resolve() != own.resolve():
+        raise ValueError(f"--target={dataset} is no dataset of --run={workdir}, whose are in {own.parent}.")
     mix, vocabulary = config.stages[stage].mixture[name], sources.run_tokenizer(config, folder)
     if mix.pack == 1:
         mix = dataclasses.replace(mix, batch_size=min(count, mix.batch_size))

@@ -35,6 +35,7 @@ flags.adopt_module_key_flags(errors)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
 _LOCK = ".lock"
+_PACKAGE = pathlib.Path(__file__).parent
 
 
 def make_folder(workdir: pathlib.Path) -> None:
@@ -103,8 +104,9 @@ def main(argv: list[str]) -> None:
     if CONFIG.value is None:
         sys.exit(f"flamingo_jax.train: Give a config: {EXAMPLE}.")
     if not flags.FLAGS["verbosity"].present:
-        # The checkpoint library tells every detail at the default level, and an error five times over with tracebacks.
-        logging.set_verbosity(logging.WARNING if errors.TRACEBACK.value else logging.FATAL)
+        logging.set_verbosity(logging.WARNING)
+        if not errors.TRACEBACK.value:  # the checkpoint library tells an error five times over, with tracebacks
+            logging.get_absl_handler().addFilter(lambda record: pathlib.Path(record.pathname).is_relative_to(_PACKAGE))
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # the same library's, when it may not write
     again = f"The same command continues from the newest checkpoint in {_WORKDIR.value}."
     with errors.as_sentences("flamingo_jax.train", again):

@@ -63,6 +63,12 @@ def test_json_is_stable():
         ("model.language.heads", 5, r"config\.model\.language: width 64 does not divide into 5 heads"),
         ("evaluation.batch_size", 0, r"config\.evaluation\.batch_size must be at least 1"),
         ("evaluation.shots", (), r"config\.evaluation\.shots must hold"),
+        ("datasets.align.example.media", 0, r"stages\.contrastive shows media .*datasets\.align\.example\.media=0"),
+        (
+            "datasets.align.example.fill",
+            (0, 300, 0),
+            r"align\.example: fill=\(0, 300, 0\) must be numbers from 0 to 255",
+        ),
         ("stages.flamingo.optimizer.learning_rate", float("inf"), r"learning_rate must be a finite number, but is inf"),
         (
             "tokenizer.vocab_size",

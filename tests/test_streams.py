@@ -84,6 +84,8 @@ def test_pages_of_what_is_not_there_are_refused(run, tmp_path):
         streams.show_run(str(tmp_path), "data/m3w", 1)
     with pytest.raises(ValueError, match="no stage .* reads a dataset of that name; align, ltip, m3w, vtp"):
         streams.show_run(str(workdir), "data/other", 1)
+    with pytest.raises(ValueError, match="--target=elsewhere/m3w is no dataset of --run=.*, whose are in .*data"):
+        streams.show_run(str(workdir), "elsewhere/m3w", 1)
     with pytest.raises(ValueError, match="lenght"):
         streams.show_dataset(str(workdir / "data" / "m3w"), str(workdir / "tokenizer.json"), {"lenght": 3}, 1)
     page = streams.show_dataset(str(workdir / "data" / "m3w"), str(workdir / "tokenizer.json"), {"length": 16}, 9)

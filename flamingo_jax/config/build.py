@@ -69,6 +69,11 @@ def _check_sizes(config: RunConfig, path: str) -> None:
     }
     for key, stage in config.stages.items():
         for name in stage.mixture:
+            if stage.objective != "language" and not config.datasets[name].example.media:
+                raise ValueError(
+                    f"{path}.stages.{key} shows media to a model, but {path}.datasets.{name}.example.media=0; give a "
+                    f"number of media, or leave {name} out of the stage."
+                )
             for field, (most, place, objectives) in limits.items():
                 count = getattr(config.datasets[name].example, field)
                 if stage.objective in objectives and 0 < most < count:

@@ -35,6 +35,9 @@ class ExampleConfig:
     leading_space: probability of one space before a caption (paired data).
     fill: the mean value, 0..255 per channel, that pads images and stands for absent ones.
     flip: probability that a medium is mirrored left to right. colour: how its colours are changed.
+
+    Raises:
+        ValueError: ``fill`` is no colour.
     """
 
     length: int
@@ -46,3 +49,7 @@ class ExampleConfig:
     fill: tuple[int, int, int] = (124, 116, 104)
     flip: float = 0.0
     colour: ColourConfig = ColourConfig()
+
+    def __post_init__(self):
+        if not all(0 <= channel <= 255 for channel in self.fill):
+            raise ValueError(f"fill={self.fill} must be numbers from 0 to 255, a channel each.")

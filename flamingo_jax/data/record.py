@@ -25,6 +25,8 @@ from flamingo_jax.data.file import write_whole
 MANIFEST = "manifest.json"
 REPORT = "report.json"  # of raw files that are read in place (``data.sources``)
 
+_ANEW = "delete that folder and prepare the dataset anew (a run does so with its own when it starts)"
+
 # One record a chunk is what random access wants; zstd halves text and costs JPEGs next to nothing.
 _WRITER_OPTIONS = "group_size:1,zstd:1"
 
@@ -100,9 +102,9 @@ class Source:
             try:
                 size = path.stat().length
             except OSError as error:
-                raise ValueError(f"Cannot read {path}: {error.strerror or error}; prepare the dataset anew.") from None
+                raise ValueError(f"Cannot read {path}: {error.strerror or error}; {_ANEW}.") from None
             if size != entry["bytes"]:
-                raise ValueError(f"{path} has {size} bytes in place of {entry['bytes']}; prepare the dataset anew.")
+                raise ValueError(f"{path} has {size} bytes in place of {entry['bytes']}; {_ANEW}.")
             instructions.append(_Whole(os.fspath(path), entry["records"]))
         filled = [instruction for instruction in instructions if instruction.take]
         if not filled:
@@ -152,13 +154,11 @@ def read_manifest(directory: str | os.PathLike) -> dict:
             f"There is no dataset at {directory} (cannot read {path}: {error.strerror or error})."
         ) from None
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise ValueError(f"{path} is damaged; prepare the dataset anew.") from None
+        raise ValueError(f"{path} is damaged; {_ANEW}.") from None
     if schema != document_lib.SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema!r}, this version reads {document_lib.SCHEMA}; prepare the dataset anew."
-        )
+        raise ValueError(f"{path} has schema {schema!r}, this version reads {document_lib.SCHEMA}; {_ANEW}.")
     if not _is_whole(manifest):
-        raise ValueError(f"{path} is damaged; prepare the dataset anew.")
+        raise ValueError(f"{path} is damaged; {_ANEW}.")
     return manifest
 
 

@@ -8,8 +8,11 @@ another batch size.
 from __future__ import annotations
 
 import collections
+import functools
+import multiprocessing
 import os
 import sys
+import threading
 from typing import Any
 
 import grain
@@ -178,6 +181,7 @@ class _MakeBatch:
         return other
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
+        _end_with_parent()
         self._cache = self._cache or medium.cached()
         batch = example_lib.new_batch(self._row, self._rows, self._tokenizer.pad)
         batch["damaged"] = np.empty((self._rows, self.mix.pack), np.int64)
@@ -220,3 +224,15 @@ class _MakeBatch:
 
     def __getstate__(self):
         return self.__dict__ | {"_cache": None}
+
+
+@functools.cache  # once per process
+def _end_with_parent() -> None:
+    """A worker process ends when its parent does: nobody else would end those of one that was killed."""
+    if parent := multiprocessing.parent_process():
+
+        def follow():
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -54,9 +55,11 @@ class Seen:
         if unreadable > self._most * total and total >= _FIRST_LOOK:
             raise ValueError(
                 f"{unreadable:,} of the last {total:,} documents and media of {name} could not be read, more than "
-                f"config.streams.max_unreadable={self._most}; shards, with how many records this host met:\n"
+                f"config.streams.max_unreadable={self._most}; shards, with how many records this host met since it "
+                "started:\n"
                 f"{self._streams[name].unreadable() or '  none on this host'}\n"
-                "Prepare them anew (python -m flamingo_jax.prepare --verify finds all), or allow a larger share."
+                "Prepare them anew (of a prepared dataset, python -m flamingo_jax.prepare --verify finds all that is "
+                "damaged; files that are read in place are to be mended), or allow a larger share."
             )
         if total >= _WINDOW:
             self._since[name] = dict(counts)
@@ -68,8 +71,7 @@ class Seen:
                 "position": stream.get_state(),
                 "size": stream.count,
                 "seen": dict(self._counts[name]),
-                "batch_size": self._mixture[name].batch_size,
-                "weight": self._mixture[name].weight,
+                **dataclasses.asdict(self._mixture[name]),
             }
             for name, stream in self._streams.items()
         }
@@ -89,9 +91,9 @@ class Seen:
                     f"{name} has {stream.count:,} documents, and had {old['size']:,}: its order is another one from "
                     "here on, in which some may come again early or late"
                 )
-            for key in ("batch_size", "weight"):
-                if old[key] != getattr(new, key):
-                    say(f"{name}: {key} is {getattr(new, key)} from here on, and was {old[key]}")
+            for key, value in dataclasses.asdict(new).items():
+                if old.get(key, value) != value:
+                    say(f"{name}: {key} is {value} from here on, and was {old[key]}")
         for name in saved.keys() - self._streams.keys():
             say(f"{name} is read no more; it had come to document {saved[name]['position']:,}")
 

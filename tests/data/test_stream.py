@@ -1,9 +1,12 @@
 """Streams: determinism, exact resumption, hosts, workers, packing, epochs, damaged input."""
 
+import contextlib
 import hashlib
 import io
+import pathlib
 import subprocess
 import sys
+import time
 
 import grain
 import numpy as np
@@ -156,6 +159,38 @@ if __name__ == "__main__":
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == reference[1:]
+
+
+def test_workers_end_with_a_parent_that_is_killed(folder, tokenizer):
+    program = f"""
+import multiprocessing, time
+from flamingo_jax.config import ExampleConfig, MixConfig, StreamsConfig
+from flamingo_jax.data import record, stream, tokenizer
+if __name__ == "__main__":
+    batches = stream.stream(
+        record.Source({str(folder / "pages")!r}), tokenizer.load({str(folder / "tokenizer.json")!r}),
+        ExampleConfig(length=8, size=16), MixConfig(4), seed=7, streams=StreamsConfig(workers=2),
+    )
+    for _ in range(4):
+        next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while running := [pid for pid in workers if _alive(pid)]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.1)
+
+
+def _alive(pid):
+    """Not waiting for whoever started it to take notice of its end."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])

@@ -91,7 +91,7 @@ def test_a_restart_with_another_mixture_is_said_and_exact_for_the_others():
     for stream, position in zip(before._streams.values(), (80, 48, 24), strict=True):
         stream.set_state(position)
     before.add({"seen/a": np.array([7, 5, 0, 0])})
-    after, said = make(a=MixConfig(8, 1.0), b=MixConfig(16, 0.3), new=MixConfig(8)), []
+    after, said = make(a=MixConfig(8, 1.0), b=MixConfig(16, 0.3, 2, 40), new=MixConfig(8)), []
     after._streams["b"].count = 40
     after.restore(before.state(), said.append)
     assert [stream.position for stream in after._streams.values()] == [80, 48, 0]
@@ -101,6 +101,8 @@ def test_a_restart_with_another_mixture_is_said_and_exact_for_the_others():
         "late",
         "b: batch_size is 16 from here on, and was 8",
         "b: weight is 0.3 from here on, and was 0.2",
+        "b: pack is 2 from here on, and was 1",
+        "b: row_length is 40 from here on, and was 0",
         "new is new: it is read from its beginning",
         "gone is read no more; it had come to document 24",
     ]

@@ -90,6 +90,14 @@ def test_the_command(tmp_path):
     assert checked.returncode == 0 and "is whole: 1 documents in 1 files" in checked.stdout, checked.stderr
     shown = command(f"--target={tmp_path}/set", f"--show={tmp_path}/page.html")
     assert shown.returncode == 0 and "<article>" in (tmp_path / "page.html").read_text(), shown.stderr
+    for options, said in (
+        (["--run=a", "--set=media=1"], "--set has no meaning with --run"),
+        (["--run=a", "--tokenizer=b"], "--tokenizer has no meaning with --run"),
+        (["--set=media=1"], "--show needs --tokenizer as well"),
+        (["--show="], "Give --show and --target; --show is missing"),
+    ):
+        wrong = command(f"--target={tmp_path}/set", f"--show={tmp_path}/page.html", *options)
+        assert wrong.returncode == 1 and said in wrong.stderr, wrong.stderr
     wrong = command(*raw, "--set=sizo=3")
     assert wrong.returncode == 1 and "--set.sizo is unknown; did you mean 'size'?" in wrong.stderr
     for options, said in (
