@@ -58,6 +58,7 @@ def gcloud_accepts(tmp_path_factory):
     if shutil.which("gcloud") is None:
         pytest.skip("gcloud is not installed")
     folder = tmp_path_factory.mktemp("gcloud")
+    quiet = {"CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1"}
 
     def accepts(commands: list[str]) -> list[str]:
         """What is wrong with them."""
@@ -65,7 +66,7 @@ def gcloud_accepts(tmp_path_factory):
         file.write_text(json.dumps([{"command_string": line, "id": n} for n, line in enumerate(commands)]))
         result = subprocess.run(
             ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"],
-            capture_output=True, text=True, env={**os.environ, "CLOUDSDK_CONFIG": str(folder)},
+            capture_output=True, text=True, env={**os.environ, **quiet, "CLOUDSDK_CONFIG": str(folder)},
         )  # fmt: skip
         if result.returncode:
             pytest.skip(f"this gcloud cannot check commands: {result.stderr[-300:]}")
