@@ -24,19 +24,27 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import checkpoint, loop, sharding, state
+from flamingo_jax.training import checkpoint, hosts, loop, sharding, state
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
 
 def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print) -> dict:
-    """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results."""
+    """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results.
+
+    Of several processes the first prepares and evaluates, and all train. The others say nothing and return {}.
+    """
+    say = say if hosts.is_first() else _say_nothing
     mesh = sharding.make_mesh(config.mesh)
     for name in config.order:
         if checkpoint.read_result(workdir / name) is None:
             sources.check_folders(f"config.stages.{name}.parts", config.stages[name], config)
-    _prepare(config, workdir, say)
-    vocabulary = _tokenizer(config, workdir, say)
+    if hosts.is_first():
+        _prepare(config, workdir, say)
+        _train_tokenizer(config, workdir, say)
+    hosts.wait("prepared")
+    hosts.check_shared(workdir / "config.json")
+    vocabulary = sources.run_tokenizer(config, workdir)
     for name in config.order:
         if checkpoint.read_result(workdir / name) is None:
             for dataset in config.stages[name].mixture:  # what is wrong with the last stage's is said before the first
@@ -45,7 +53,12 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
     for name in config.order:
         _train(name, config, workdir, vocabulary, mesh, say)
-    return _evaluate(config, workdir, vocabulary, say)
+    results = {}
+    if hosts.is_first():
+        with hosts.alone():
+            results = _evaluate(config, workdir, vocabulary, say)
+    hosts.wait("evaluated")
+    return results
 
 
 def check(config: RunConfig) -> None:
@@ -116,14 +129,13 @@ def _corpus(dataset: DatasetConfig) -> CorpusConfig:
     return CorpusConfig(**{field.name: getattr(dataset, field.name) for field in dataclasses.fields(CorpusConfig)})
 
 
-def _tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> tokenizer.Tokenizer:
+def _train_tokenizer(config: RunConfig, workdir: pathlib.Path, say) -> None:
     path = workdir / "tokenizer.json"
     if not config.tokenizer.path and not path.exists():
         with _timed("tokenizer", say):
             found = [streams.open_source(config, name, workdir) for name in config.tokenizer.datasets]
             texts = (source.read(i).text for source in found for i in range(len(source)))
             tokenizer.train(texts, config.tokenizer.vocab_size).save(path)
-    return sources.run_tokenizer(config, workdir)
 
 
 def _open_stream(
@@ -141,10 +153,12 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
         part: source if "/" in source else checkpoint.result_weights(workdir, source)
         for part, source in stage.parts.items()
     }
-    if checkpoint.claim(directory, inputs):
+    if hosts.is_first() and checkpoint.claim(directory, inputs):
         say(f"{name}: the stages that it builds on were trained anew, so it starts anew")
+    hosts.wait(f"{name} claimed")
     if result := checkpoint.read_result(directory):
-        checkpoint.discard_checkpoints(directory / "checkpoints")  # left if the last run ended just here
+        if hosts.is_first():
+            checkpoint.discard_checkpoints(directory / "checkpoints")  # left if the last run ended just here
         same = result["config"] == json.loads(json.dumps(dataclasses.asdict(stage)))
         say(f"{name}: complete" + ("" if same else f", but with another config (to train it anew, delete {directory})"))
         return
@@ -173,9 +187,11 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
             say,
         )
     weights = checkpoint.store_weights(workdir, name, params)
-    result = {"weights": weights, "steps": stage.steps, "metrics": metrics, "config": dataclasses.asdict(stage)}
-    checkpoint.write_result(directory, result)
-    checkpoint.discard_checkpoints(directory / "checkpoints")
+    if hosts.is_first():
+        result = {"weights": weights, "steps": stage.steps, "metrics": metrics, "config": dataclasses.asdict(stage)}
+        checkpoint.write_result(directory, result)
+        checkpoint.discard_checkpoints(directory / "checkpoints")
+    hosts.wait(f"{name} finished")
 
 
 def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:
@@ -219,6 +235,10 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
         )
     say(f"\n{(directory / 'results.md').read_text()}\nResults and plots: {directory}")
     return results
+
+
+def _say_nothing(line: str) -> None:
+    """What the processes after the first one say."""
 
 
 def _benchmarks(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:

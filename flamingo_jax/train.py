@@ -117,11 +117,15 @@ def main(argv: list[str]) -> None:
         order_collectives()
         # Imported here: worker processes import this module anew, and need neither JAX nor the two seconds it takes.
         from flamingo_jax import pipeline
+        from flamingo_jax.training import hosts
 
+        hosts.start()
         pipeline.check(config)
-        make_folder(workdir)
-        with lock(workdir):
-            check_workdir(config, workdir, _ACCEPT.value)
+        with contextlib.ExitStack() as stack:
+            if hosts.is_first():
+                make_folder(workdir)
+                stack.enter_context(lock(workdir))
+                check_workdir(config, workdir, _ACCEPT.value)
             pipeline.run(config, workdir)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.data.file import write_whole
+from flamingo_jax.training import hosts
 
 
 def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
@@ -59,10 +60,10 @@ def restore(checkpoints: ocp.training.Checkpointer, abstract: dict) -> tuple[dic
 
 def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
     """Writes a tree of weights once, under its content's hash. Returns its path relative to ``workdir``."""
-    weights = jax.device_get(weights)  # stored without the mesh that they were trained on
+    weights = jax.tree.map(hosts.gather, weights)  # stored without the mesh that they were trained on
     relative = f"weights/{name}-{content_hash(weights)[:16]}"
     target = workdir / relative
-    if not target.exists():
+    if not hosts.agree(target.exists()):
         with _writing(target):
             ocp.save(target, weights)
     return relative

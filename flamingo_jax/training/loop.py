@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
-from flamingo_jax.training import checkpoint, sharding
+from flamingo_jax.training import checkpoint, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
@@ -85,6 +85,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         names = tuple(lambdas)
         round_length = len(names) // len(turn(config.mixing, names, 0))
         every = -(-config.log_every // round_length) * round_length
+        look = round_length if jax.process_count() == 1 else every  # how often hosts agree whether to save
         work = _work_per_step(stage, round_length)
 
         def report(step: int, metrics: dict, log_every: int = every) -> dict[str, float]:
@@ -109,8 +110,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
             report(step, metrics)
             metrics |= new | {"learning_rate": rate(step)}
-            due = time.monotonic() - saved > config.checkpoint_every_seconds
-            if due and (step + 1) % round_length == 0 and step + 1 + round_length <= config.steps:
+            may_save = (step + 1) % look == 0 and step + 1 + round_length <= config.steps
+            if may_save and hosts.agree(time.monotonic() - saved > config.checkpoint_every_seconds):
                 report(step + 1, metrics)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
