@@ -112,6 +112,11 @@ def main(argv: list[str]) -> None:
     with errors.as_sentences("flamingo_jax.train", again):
         if not _WORKDIR.value:
             raise ValueError("--workdir is empty; give a folder.")
+        if "://" in _WORKDIR.value:
+            raise ValueError(
+                f"--workdir={_WORKDIR.value}: a run cannot be kept at an address yet; give a folder, such as one where "
+                "the bucket is mounted (Cloud Storage FUSE)."
+            )
         config = configs.build(CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value).absolute()
         order_collectives()

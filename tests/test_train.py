@@ -210,6 +210,11 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
     assert result.returncode == 1 and f"{path} is a file" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_workdir_at_an_address_is_refused():
+    result = run("gs://bucket/run")
+    assert result.returncode == 1 and "--workdir=gs://bucket/run: a run cannot be kept at an address" in result.stderr
+
+
 def test_a_missing_source_is_named(tmp_path):
     result = run(tmp_path / "w", "--config.datasets.align.source=/nowhere/*.tar")
     assert result.returncode == 1 and "/nowhere/*.tar" in result.stderr and "Traceback" not in result.stderr
@@ -231,6 +236,27 @@ def test_eight_devices_run_the_same_command(finished, tmp_path):
     result = run(tmp_path, "--accept_changed_config", devices=1)
     assert result.returncode == 0, result.stderr[-3000:]
     assert results.read_text() == on_eight
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_same_command(finished, tmp_path):
+    """As ``launch/local.sh`` starts them. Started again, they go on; what they trained, one process evaluates alike."""
+    local = [str(ROOT / "launch" / "local.sh"), f"{ROOT / 'configs' / 'base.py'}:quick", str(tmp_path / "run")]
+    options = command(tmp_path / "run", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", steps=2)[5:]
+    env = {**os.environ, **QUICK_COMPILES, "DEVICES": "8", "PROCESSES": "2"}
+    env["PATH"] = f"{pathlib.Path(sys.executable).parent}:{env['PATH']}"
+    result = subprocess.run([*local, *options], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-3000:]
+    assert "[0] flamingo: waited" in result.stdout and "[1] flamingo" not in result.stdout
+    losses = [json.loads((w / "flamingo" / "result.json").read_text())["metrics"] for w in (finished, tmp_path / "run")]
+    for name, value in losses[0].items():
+        assert value == pytest.approx(losses[1][name], rel=2e-3), name
+    results = tmp_path / "run" / "evaluation" / "results.json"
+    before = results.read_text()
+    results.unlink()
+    again = subprocess.run([*local, *options], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert again.returncode == 0, again.stdout[-5000:]
+    assert "[0] flamingo: complete" in again.stdout and results.read_text() == before
 
 
 @pytest.mark.slow

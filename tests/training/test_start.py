@@ -41,7 +41,10 @@ def test_variables_say_who_there_is(started, monkeypatch, environment, expected)
 @pytest.mark.parametrize(
     "values, message",
     [
-        (("a:1", "2", None), "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES given, but not JAX_PROCESS_ID; set all three"),
+        (
+            ("a:1", "2", None),
+            "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES given, but not JAX_PROCESS_ID; set all three",
+        ),
         ((None, None, "1"), "JAX_PROCESS_ID given, but not JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES; set"),
         (("a:1", "2", "2"), "JAX_PROCESS_ID=2 must be a number below JAX_NUM_PROCESSES=2"),
         (("a:1", "two", "0"), "JAX_NUM_PROCESSES=two"),
