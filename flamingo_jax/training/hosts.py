@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np

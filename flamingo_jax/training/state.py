@@ -45,7 +45,7 @@ def weights(mesh: Mesh, objective: Objective, example: ExampleConfig, dtype: str
 
 
 def state(mesh: Mesh, optimizer: optax.GradientTransformation, params: dict) -> dict[str, Any]:
-    """{"params", "opt_state", "step"} around ``params`` (``weights``), where the optimizer's moments lie with theirs."""
+    """{"params", "opt_state", "step"} around ``params`` (``weights``), moments where their weights are."""
     everywhere = sharding.replicated(mesh)
     shapes = jax.eval_shape(optimizer.init, params)
     places = optax.tree_map_params(
