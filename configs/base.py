@@ -1,4 +1,4 @@
-"""The whole recipe in miniature: a world of its own, no download, no accelerator, 15-23 minutes on 2 CPU cores.
+"""The whole recipe in miniature: a world of its own, no download, no accelerator, 8-23 minutes on 2 CPU cores.
 
     python -m flamingo_jax.train --config=configs/base.py --workdir=runs/base
     python -m flamingo_jax.train --config=configs/base.py:quick --workdir=runs/quick     # a first look: 3 minutes

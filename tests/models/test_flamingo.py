@@ -69,7 +69,9 @@ def test_gates_at_zero_give_the_bare_language_model_bit_for_bit(model_config, ex
     check_gates_at_zero(model_config, example, every=1)
 
 
-@pytest.mark.parametrize("every, more", [(2, {}), (3, {}), (2, {"dtype": "bfloat16", "remat": "full"})])
+@pytest.mark.parametrize(
+    "every, more", [(2, {}), pytest.param(3, {}, marks=pytest.mark.slow), (2, {"dtype": "bfloat16", "remat": "full"})]
+)
 def test_gates_at_zero_with_groups_and_remainder(model_config, example, every, more):
     """Other layouts, with the compiler's liberties off: it unrolls a loop that runs once and may round differently."""
     check_gates_at_zero(dataclasses.replace(model_config, **more), example, every)

@@ -40,7 +40,10 @@ def near(model, original, *arguments, **options):
     return np.sqrt(np.square(a - b).mean()) / b.std()
 
 
-@pytest.mark.parametrize("case", ["llama3", "gptj", "gemma3_text", "phi3", "stablelm"])
+@pytest.mark.parametrize(
+    "case",
+    ["llama3", *(pytest.param(case, marks=pytest.mark.slow) for case in ("gptj", "gemma3_text", "phi3", "stablelm"))],
+)
 def test_a_language_model(case, tmp_path):
     """Loaded as 8 bits, and converted: the same numbers, nearly those of bfloat16."""
     folder, tokens = GOLDEN / "language" / case, np.arange(1, 25).reshape(2, 12)

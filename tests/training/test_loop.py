@@ -76,7 +76,7 @@ def stage(model_config, directory, stream, mesh, steps=6, every=1e9):
     )
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param((1, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def test_interrupted_equals_undisturbed(model_config, tmp_path, mesh):
     mesh = sharding.make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
     whole, last = loop.train(stage(model_config, tmp_path / "whole", Numbers(), mesh))
@@ -91,6 +91,7 @@ def test_interrupted_equals_undisturbed(model_config, tmp_path, mesh):
     assert logs[0] == logs[1] and json.loads(logs[0].splitlines()[-1])["step"] == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_round_robin_keeps_its_turns_and_its_log(model_config, tmp_path):
     """Killed after the last whole round, of which the log's last line needs a loss."""
     mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])

@@ -79,7 +79,7 @@ def initialise(goal, batch):
     "name, shapes, weights",
     [
         ("language", {"a": {"length": 12}, "b": {"length": 9, "size": 16}}, {"a": 1.0, "b": 0.3}),
-        ("flamingo", {"a": {}, "b": {"size": 16}}, {"a": 0.5, "b": 2.0}),
+        pytest.param("flamingo", {"a": {}, "b": {"size": 16}}, {"a": 0.5, "b": 2.0}, marks=pytest.mark.slow),
         ("contrastive", {"a": {"length": 7, "media": 1}, "b": {"length": 12, "size": 16}}, {"a": 1.0, "b": 1.0}),
     ],
 )

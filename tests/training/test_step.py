@@ -52,7 +52,7 @@ def single(task):
     return update(task, optax.sgd(1.0), MeshConfig(1, 1, 1))
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def test_every_mesh_takes_the_same_step(task, single, mesh):
     state, metrics = update(task, optax.sgd(1.0), MeshConfig(*mesh))
     chex.assert_trees_all_close(metrics, single[1], rtol=2e-4)
