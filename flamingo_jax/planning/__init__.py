@@ -1,0 +1,1 @@
+"""What a run would need and do on TPUs that nobody has rented yet."""

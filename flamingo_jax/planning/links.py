@@ -1,0 +1,119 @@
+"""How long collectives take over the links of a torus, or between slices: bytes over rates, by the usual rings."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from flamingo_jax.planning.chips import Chip
+from flamingo_jax.planning.program import Operation, size_of
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_HOP = 1e-6  # seconds until the first byte is at a neighbour
+
+
+@dataclasses.dataclass(frozen=True)
+class Links:
+    """chip: the devices' kind. places int [devices, 1 + axes]: of each partition of a program its slice, and where in
+    the slice's torus it is. sizes: the torus' devices along each axis."""
+
+    chip: Chip
+    places: np.ndarray
+    sizes: tuple[int, ...]
+
+    def seconds(self, operation: Operation) -> float:
+        """Of a collective, or of the start of an asynchronous one, with the links to itself."""
+        kind, moved = kind_of(operation), bytes_of(operation)
+        if kind == "collective-permute":
+            return self._permute(operation, moved)
+        group = groups_of(operation.text, len(self.places))[0]
+        if len(group) == 1:
+            return 0.0
+        places = self.places[list(group)]
+        if len(set(places[:, 0])) > 1:
+            inside = [place for place in places if place[0] == places[0][0]]
+            share = moved / len(inside)  # each device of a slice brings its own part across
+            return self._ring(kind, share, len(group) // len(inside), self.chip.network) + (
+                self._torus(kind, moved, np.array(inside)) if len(inside) > 1 else 0.0
+            )
+        return self._torus(kind, moved, places)
+
+    def _torus(self, kind: str, moved: float, places: np.ndarray) -> float:
+        """Rings along all axes that the group reaches over, at once."""
+        rate, hops = 0.0, 0
+        for axis, size in enumerate(self.sizes, 1):
+            extent = len(set(places[:, axis]))
+            if extent > 1:
+                wraps = extent == size and size >= 4
+                rate += self.chip.link * (2 if wraps else 1)
+                hops += extent // 2 if wraps else extent - 1
+        count = len(places)
+        if kind == "all-to-all":  # every byte goes a quarter of the way round, on average
+            return moved * max(1.0, max(self.sizes) / 4) / rate + hops * _HOP
+        return self._ring(kind, moved, count, rate) + hops * _HOP
+
+    @staticmethod
+    def _ring(kind: str, moved: float, count: int, rate: float) -> float:
+        passes = 2 if kind == "all-reduce" else 1
+        return passes * moved * (count - 1) / count / rate
+
+    def way(self, operation: Operation) -> tuple[int, ...]:
+        """Which way most pairs of a collective-permute send: permutes of other ways run beside it. () for others."""
+        if kind_of(operation) != "collective-permute":
+            return ()
+        ways = collections.Counter()
+        for source, target in _pairs(operation):
+            away = [int(y - x) for x, y in zip(self.places[source][1:], self.places[target][1:], strict=True)]
+            ways[tuple((d > 0) - (d < 0) if 2 * abs(d) <= n else (d < 0) - (d > 0) for d, n in zip(away, self.sizes))] += 1
+        return max(ways, key=ways.get)
+
+    def _permute(self, operation: Operation, moved: float) -> float:
+        longest, crosses = 0, False
+        for source, target in _pairs(operation):
+            a, b = self.places[source], self.places[target]
+            crosses = crosses or a[0] != b[0]
+            away = [abs(x - y) for x, y in zip(a[1:], b[1:], strict=True)]
+            hops = sum(min(d, size - d) if size >= 4 else d for d, size in zip(away, self.sizes, strict=True))
+            longest = max(longest, hops)
+        if crosses:
+            return moved / self.chip.network
+        return longest * (moved / self.chip.link + _HOP)
+
+
+def kind_of(operation: Operation) -> str:
+    """Which collective an operation is or starts, "" for none."""
+    name = operation.kind.removesuffix("-start")
+    return name if name in COLLECTIVES else ""
+
+
+def bytes_of(operation: Operation) -> int:
+    """What each device has in the end, or what it gives: the larger of operand and result."""
+    shape = operation.shape
+    if operation.kind.endswith("-start") and shape.startswith("("):  # (operand, result, ..): the larger of them
+        parts = re.findall(r"[a-z]+\d*\[[\d,]*\]", shape)
+        return max(size_of(part) for part in parts)
+    size = operation.bytes
+    if kind_of(operation) == "reduce-scatter":
+        size *= len(groups_of(operation.text, 0)[0])
+    return size
+
+
+def _pairs(operation: Operation) -> list[tuple[int, int]]:
+    pairs = re.search(r"source_target_pairs=\{(.*?\})\}", operation.text)
+    return [(int(a), int(b)) for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1] if pairs else "")]
+
+
+def groups_of(text: str, devices: int) -> list[Sequence[int]]:
+    """The groups of devices of a collective: ``{{0,1},{2,3}}``, or ``[2,2]<=[4]``, or that with a transposition."""
+    if found := re.search(r"replica_groups=\{\{(.*?)\}\}", text):
+        return [[int(n) for n in group.split(",")] for group in found[1].split("},{")]
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape, source, turn = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
+        numbers = np.arange(math.prod(source)).reshape(source)
+        return (numbers.transpose(turn) if turn else numbers).reshape(shape).tolist()
+    return [list(range(devices))]

@@ -1,0 +1,108 @@
+"""How long a compiled program takes, by the compiler's own schedule: an estimate, and no measurement.
+
+Operations run one after another. Collectives and copies that are started early run beside them, so only what is left of
+them where they are waited for counts. Loops count as often as they run.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+
+from flamingo_jax.planning.links import Links, kind_of
+from flamingo_jax.planning.program import Operation, Program
+
+# Operations that only name what is there.
+_FREE = frozenset(
+    "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id opt-barrier domain".split()
+)
+_MATRIX = ("convolution", "dot")
+_MEMORY_SHARE = 0.9  # of the memory's bandwidth that a large copy gets
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """seconds: of the whole program. busy: {kind of work: seconds}, in which what overlaps counts each time; matrix,
+    memory, and the collectives by their names. waited: {collective: seconds in which nothing else was done}."""
+
+    seconds: float
+    busy: Mapping[str, float]
+    waited: Mapping[str, float]
+
+
+def estimate(program: Program, links: Links) -> Estimate:
+    """Adds up a program's schedule on the devices of ``links``."""
+    return _Clock(program, links).run(program.entry)
+
+
+class _Clock:
+    def __init__(self, program: Program, links: Links):
+        self._program, self._links, self._known = program, links, {}
+        self._matrix = {
+            name
+            for name, operations in program.computations.items()
+            if any(operation.kind in _MATRIX for operation in operations)
+        }
+
+    def run(self, name: str) -> Estimate:
+        """Of one computation, once."""
+        if name not in self._known:
+            self._known[name] = self._run(name)
+        return self._known[name]
+
+    def _run(self, name: str) -> Estimate:
+        now, memory_free = 0.0, 0.0
+        links_free: dict[tuple[int, ...], float] = {}  # a way over them -> when it is free; () takes all
+        busy, waited = collections.Counter(), collections.Counter()
+        pending: dict[str, tuple[str, float]] = {}
+        lines = {operation.name: operation for operation in self._program.computations[name]}
+        for operation in lines.values():
+            kind = operation.kind
+            if collective := kind_of(operation):
+                seconds = self._links.seconds(operation)
+                busy[collective] += seconds
+                way = self._links.way(operation)
+                taken = links_free.values() if way == () else (links_free.get(way, 0.0), links_free.get((), 0.0))
+                end = max(now, *taken, 0.0) + seconds
+                links_free[way] = end
+                pending[operation.name] = collective, end
+                if not kind.endswith("-start"):
+                    waited[collective] += end - now
+                    now = end
+            elif kind in ("copy-start", "slice-start"):
+                seconds = 2 * max(lines[o].bytes for o in operation.operands) / self._links.chip.bandwidth
+                busy["memory"] += seconds
+                memory_free = max(now, memory_free) + seconds
+                pending[operation.name] = "memory", memory_free
+            elif kind.endswith("-done") and operation.operands and operation.operands[0] in pending:
+                what, end = pending[operation.operands[0]]
+                waited[what] += max(0.0, end - now)
+                now = max(now, end)
+            else:
+                part, times = self._part(operation, lines)
+                now += part.seconds * times
+                for key, seconds in part.busy.items():
+                    busy[key] += seconds * times
+                for key, seconds in part.waited.items():
+                    waited[key] += seconds * times
+        return Estimate(now, dict(busy), dict(waited))
+
+    def _part(self, operation: Operation, lines: Mapping[str, Operation]) -> tuple[Estimate, int]:
+        """(once, how often): of an operation that nothing else runs beside."""
+        if operation.kind == "while":
+            return self.run(operation.calls["body"]), self._program.trips(operation)
+        if operation.kind == "conditional":
+            branches = [self.run(name) for key, name in operation.calls.items() if "branch" in key or "comp" in key]
+            return max(branches, key=lambda branch: branch.seconds), 1
+        if operation.kind == "call":
+            return self.run(operation.calls["to_apply"]), 1
+        if operation.kind in _FREE:
+            return Estimate(0.0, {}, {}), 1
+        seconds = float(operation.cycles / self._links.chip.clock)
+        if operation.kind in _MATRIX or operation.calls.get("calls") in self._matrix:
+            return Estimate(seconds, {"matrix": seconds}, {}), 1
+        # The compiler takes what moves through memory to be two to four times as slow as memory is.
+        moved = operation.bytes + sum(lines[name].bytes for name in operation.operands)
+        seconds = min(seconds, max(moved / _MEMORY_SHARE / self._links.chip.bandwidth, seconds / 4))
+        return Estimate(seconds, {"memory": seconds}, {}), 1
