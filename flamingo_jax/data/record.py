@@ -174,7 +174,9 @@ def locate(files: Iterable[Any], index: int) -> tuple[str, int]:
 def _is_whole(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest says what readers look up, and names no file outside of its folder."""
     files = manifest.get("files")
-    if type(manifest.get("count")) is not int or not isinstance(files, dict):
+    if type(manifest.get("count")) is not int or not all(
+        isinstance(part, dict) for part in (files, manifest.get("report"))
+    ):
         return False
     return all(
         name == os.path.basename(name)

@@ -102,7 +102,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(ValueError, match="schema 99"):
         record.Source(folder)
     (entry,) = list(manifest["files"].values())[:1]
-    wrong = [{"files": []}, {"files": {"a": None}}, {"files": {"../a": entry}}, {"count": "4"}]
+    wrong = [{"files": []}, {"files": {"a": None}}, {"files": {"../a": entry}}, {"count": "4"}, {"report": "4"}]
     wrong += [
         {"files": {"a": {**entry, key: value}}} for key, value in (("records", -1), ("bytes", 1.5), ("sha256", 0))
     ]
