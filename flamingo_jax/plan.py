@@ -1,26 +1,39 @@
-"""``python -m flamingo_jax.plan --config=configs/flamingo_9b.py --params``: what a run needs, before it is rented.
+"""``python -m flamingo_jax.plan --config=configs/flamingo_9b.py ...``: what a run needs, before it is rented.
 
 --params prints a table of parameters by part, trainable and frozen. Nothing is allocated: shapes alone are computed.
+
+--topology=v5p:8x8x8 [--slices=2] [--mesh=1x64x8] [--stage=flamingo] compiles the whole train step for such TPUs with
+their own compiler (``pip install 'flamingo_jax[tpu]'``; no TPU is needed), prints what a device holds, what is sent and
+how long a step may take, and keeps it in --output as JSON and Markdown.
 """
 
 from __future__ import annotations
 
 import collections
+import json
+import pathlib
 import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from flamingo_jax import command, errors
 from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, make_parser
+from flamingo_jax.data.file import write_whole
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.models.parts import part_of
 
 flags.adopt_module_key_flags(command)
 flags.adopt_module_key_flags(errors)
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Compile the train step for these TPUs, such as v5p:8x8x8.")
+_SLICES = flags.DEFINE_integer("slices", 1, "How many of them, joined by the data center's network.", lower_bound=1)
+_MESH = flags.DEFINE_string("mesh", None, "data x fsdp x tensor, such as 1x64x8; config.mesh if not given.")
+_STAGE = flags.DEFINE_string("stage", None, "Which stage's step; that of the last stage if not given.")
+_OUTPUT = flags.DEFINE_string("output", "plans", "Folder of the plan's files.")
 _PARAMS = flags.DEFINE_bool("params", False, "Print the table of parameters by part.")
 
 
@@ -51,18 +64,63 @@ def render(table: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
+def make(config: configs.RunConfig, name: str) -> dict:
+    """The plan of the command line. Raises ValueError when something of it is not there, or does not fit."""
+    from flamingo_jax.planning import chips, report, topology
+    from flamingo_jax.planning.compile import compile_step
+    from flamingo_jax.training import sharding
+
+    stage = _STAGE.value or config.order[-1]
+    if stage not in config.stages:
+        raise ValueError(f"--stage={stage} is no stage of {name}; {configs.suggest(stage, config.stages)}.")
+    mesh_config = config.mesh
+    if _MESH.value:
+        sizes = _MESH.value.split("x")
+        if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
+            raise ValueError(f"--mesh={_MESH.value} must be three sizes, data x fsdp x tensor, such as 1x64x8.")
+        mesh_config = configs.MeshConfig(*map(int, sizes))
+    mesh = sharding.make_mesh(mesh_config, topology.devices(_TOPOLOGY.value, _SLICES.value))
+    found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
+    about = {"config": name, "stage": stage, "topology": _TOPOLOGY.value, "slices": _SLICES.value}
+    return report.numbers(
+        found, chips.find(_TOPOLOGY.value), about | {"mesh": dict(mesh.shape)}, len(mesh.devices.flatten())
+    )
+
+
+def keep(plan: dict, folder: str) -> None:
+    """Writes the plan's two files, and prints it. Raises ValueError when the step does not fit into a chip's memory."""
+    from flamingo_jax.planning import report
+
+    shape = "x".join(map(str, plan["mesh"].values()))
+    parts = (pathlib.Path(plan["config"]).stem, plan["stage"], plan["topology"], str(plan["slices"]), shape)
+    path = pathlib.Path(folder) / "-".join(parts).replace(":", "-")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(f"{path}.json", json.dumps(plan, indent=2))
+    write_whole(f"{path}.md", text := report.markdown(plan))
+    print(f"{text}\n{path}.json, {path}.md")
+    peak, most = plan["memory_bytes"]["peak"], plan["memory_bytes"]["chip"]
+    if peak > most:
+        raise ValueError(
+            f"The step needs {peak / 2**30:.1f} GiB a device, {(peak - most) / 2**30:.1f} more than there are: take "
+            "more devices along fsdp or tensor, or fewer documents a batch."
+        )
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"flamingo_jax.plan: {argv[1]!r} is no option; options look like --params.")
     if CONFIG.value is None:
         sys.exit("flamingo_jax.plan: Give a config: --config=configs/flamingo_9b.py.")
-    if not _PARAMS.value:
-        sys.exit("flamingo_jax.plan: Say what to print: --params.")
+    if not (_PARAMS.value or _TOPOLOGY.value):
+        sys.exit("flamingo_jax.plan: Say what to plan: --params, or --topology=v5p:8x8x8.")
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_platforms", "cpu")  # nothing is computed; the devices here do not matter
     with errors.as_sentences("flamingo_jax.plan"):
         config = configs.build(CONFIG.value)
-        print(render(count(config.model)))
+        if _PARAMS.value:
+            print(render(count(config.model)))
+        if _TOPOLOGY.value:
+            keep(make(config, config_flags.get_config_filename(flags.FLAGS["config"])), _OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -68,21 +68,23 @@ class Links:
             return ()
         ways = collections.Counter()
         for source, target in _pairs(operation):
-            away = [int(y - x) for x, y in zip(self.places[source][1:], self.places[target][1:], strict=True)]
-            ways[tuple((d > 0) - (d < 0) if 2 * abs(d) <= n else (d < 0) - (d > 0) for d, n in zip(away, self.sizes))] += 1
+            ways[tuple(int(np.sign(step)) for step in self._steps(source, target))] += 1
         return max(ways, key=ways.get)
 
+    def _steps(self, source: int, target: int) -> list[int]:
+        """From one device to another, the shorter way round each axis."""
+        steps = []
+        for a, b, size in zip(self.places[source][1:], self.places[target][1:], self.sizes, strict=True):
+            step = int(b - a)
+            steps.append(step - int(np.sign(step)) * size if size >= 4 and 2 * abs(step) > size else step)
+        return steps
+
     def _permute(self, operation: Operation, moved: float) -> float:
-        longest, crosses = 0, False
-        for source, target in _pairs(operation):
-            a, b = self.places[source], self.places[target]
-            crosses = crosses or a[0] != b[0]
-            away = [abs(x - y) for x, y in zip(a[1:], b[1:], strict=True)]
-            hops = sum(min(d, size - d) if size >= 4 else d for d, size in zip(away, self.sizes, strict=True))
-            longest = max(longest, hops)
-        if crosses:
+        pairs = _pairs(operation)
+        if any(self.places[source][0] != self.places[target][0] for source, target in pairs):
             return moved / self.chip.network
-        return longest * (moved / self.chip.link + _HOP)
+        hops = max((sum(map(abs, self._steps(*pair))) for pair in pairs), default=0)
+        return hops * (moved / self.chip.link + _HOP)
 
 
 def kind_of(operation: Operation) -> str:

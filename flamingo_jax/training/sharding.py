@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flamingo_jax.config import MeshConfig, MixConfig
@@ -52,7 +53,8 @@ LARGE = 2**20  # elements; a weight above this must not be replicated when there
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """The mesh (data, fsdp, tensor) over all devices; one axis may be -1 and takes what is left.
 
-    Raises ValueError when the sizes do not multiply to the number of devices.
+    Of several slices, whose network is slow, each holds its own part of the data. Raises ValueError when the sizes do
+    not multiply to the number of devices, or the slices do not share data evenly.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [getattr(config, axis) for axis in MESH_AXES]
@@ -65,8 +67,19 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"config.mesh ({asked}) does not fit {len(devices)} devices: the sizes must multiply to that number, "
             "and at most one may be -1 (whatever is left)."
         )
-    # Auto: jax.make_mesh's own default, Explicit, is refused by flax's logical constraints.
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise ValueError(
+            f"config.mesh has data={sizes[0]}, but the devices are {slices} slices, between which only data is split; "
+            f"make data a multiple of {slices}."
+        )
+    if slices > 1:
+        inside = (sizes[0] // slices, *sizes[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    # Auto: the other kind, Explicit, is refused by flax's logical constraints.
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 @contextlib.contextmanager

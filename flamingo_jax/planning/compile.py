@@ -1,0 +1,122 @@
+"""A stage's real train step, compiled for devices that are not there, and what its program holds."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from flamingo_jax.config import RunConfig
+from flamingo_jax.data import packing
+from flamingo_jax.planning import flops, schedule
+from flamingo_jax.planning.links import Links, bytes_of, kind_of
+from flamingo_jax.planning.program import Program, read
+from flamingo_jax.training import sharding, state
+from flamingo_jax.training.mixing import turn
+from flamingo_jax.training.objective import OBJECTIVES
+from flamingo_jax.training.optimizer import make_optimizer
+from flamingo_jax.training.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A step for one mesh. All but ``flops`` and ``work`` is of one device.
+
+    memory: {"arguments", "temporary", "peak"}, bytes. collectives: {(kind, "in loops" or "outside"): {"times", "bytes",
+    "seconds"}}, a step. estimate: of its time. flops: what the model needs, of all devices; naive: 6 for each weight
+    and token. work: {"tokens", "images"} a step. seconds: that it took to compile.
+    """
+
+    memory: dict[str, int]
+    collectives: dict[tuple[str, str], dict[str, float]]
+    estimate: schedule.Estimate
+    flops: int
+    naive: int
+    work: dict[str, int]
+    seconds: float
+
+
+def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: Links) -> Compiled:
+    """Compiles the step of stage ``name``: of all its datasets, where they share an update.
+
+    Raises ValueError when the config does not fit the mesh.
+    """
+    stage = config.stages[name]
+    for dataset, mix in stage.mixture.items():
+        sharding.check_batch(mesh, f"config.stages.{name}.mixture.{dataset}", mix)
+    datasets = turn(stage.mixing, tuple(stage.mixture), 0)
+    shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
+    objective, optimizer = _objective(config, name), make_optimizer(stage.optimizer, stage.steps)
+    weights = state.weights(mesh, objective, shapes[datasets[0]], config.model.dtype)
+    whole = state.state(mesh, optimizer, weights["params"])
+    batches = {key: state.batch(mesh, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
+    lambdas = {key: mix.weight for key, mix in stage.mixture.items()}
+    step = make_step(objective, lambdas, optimizer, stage.mixing)
+    places = jax.tree.map(lambda leaf: leaf.sharding, whole)
+    start = time.monotonic()
+    with sharding.use(mesh):
+        compiled = (
+            jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+            .lower(whole, weights["frozen"], batches)
+            .compile()
+        )
+    seconds = time.monotonic() - start
+    program, used = read(compiled.as_text()), compiled.memory_analysis()
+    rows = {key: stage.mixture[key].rows for key in datasets}
+    work = {
+        "tokens": sum(shape.length * rows[key] for key, shape in shapes.items()),
+        "images": sum(shape.media * shape.frames * rows[key] for key, shape in shapes.items()),
+    }
+    return Compiled(
+        {
+            "arguments": used.argument_size_in_bytes,
+            "temporary": used.temp_size_in_bytes,
+            "peak": used.peak_memory_in_bytes,
+        },
+        collectives(program, links),
+        schedule.estimate(program, links),
+        _flops(config, name, batches),
+        6 * work["tokens"] * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(weights)),
+        work,
+        seconds,
+    )
+
+
+def collectives(program: Program, links: Links) -> dict[tuple[str, str], dict[str, float]]:
+    """All collectives of a program by kind, and whether they are inside of loops over layers."""
+    table: dict = collections.defaultdict(lambda: collections.Counter())
+
+    def walk(name: str, times: int, depth: int) -> None:
+        for operation in program.computations[name]:
+            if kind := kind_of(operation):
+                entry = table[kind, "in loops" if depth else "outside"]
+                entry.update(times=times, bytes=times * bytes_of(operation), seconds=times * links.seconds(operation))
+            elif operation.kind == "while":
+                walk(operation.calls["body"], times * program.trips(operation), depth + 1)
+            elif operation.kind in ("call", "conditional"):
+                for called in operation.calls.values():
+                    walk(called, times, depth)
+
+    walk(program.entry, 1, 0)
+    return {key: dict(entry) for key, entry in sorted(table.items())}
+
+
+def _objective(config: RunConfig, name: str):
+    return OBJECTIVES[config.stages[name].objective](config.model, (config.model.language.vocab_size,), 0)
+
+
+def _flops(config: RunConfig, name: str, batches: dict) -> int:
+    """What losses and gradients need, whatever is kept for them."""
+    kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
+    objective = _objective(kept, name)
+    total = 0
+    for batch in batches.values():
+        batch = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for key, leaf in batch.items()}
+        variables = jax.eval_shape(lambda batch, goal=objective: goal.init(jax.random.key(0), batch), batch)
+        params, frozen = (jax.eval_shape(nn.meta.unbox, variables.get(part, {})) for part in ("params", "frozen"))
+        total += flops.of(jax.grad(objective.loss), params, frozen, batch)
+    return total

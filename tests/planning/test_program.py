@@ -1,0 +1,76 @@
+"""Text of compiled programs: chain.txt is ten products [4096, 8192] @ [8192, 8192] in bfloat16, compiled for v5p."""
+
+import pathlib
+
+import pytest
+
+from flamingo_jax.planning import program
+
+CHAIN = pathlib.Path(__file__).with_name("chain.txt").read_text()
+COUNTS = """
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
+  %one = s32[] constant(1)
+  %two = s32[] constant(2)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[4]{0} get-tuple-element(%p), index=1
+  %j = s32[] add(%i, %one)
+  %k = s32[] add(%j, %two)
+  ROOT %out = (s32[], f32[4]{0}) tuple(%k, %x)
+}
+
+%condition (p: (s32[], f32[4])) -> pred[] {
+  %end = s32[] constant(10)
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %less = pred[] compare(%i, %end), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %a = (s32[], f32[4]{0}) parameter(0), metadata={op_name="state['x']"}
+  ROOT %loop = (s32[], f32[4]{0}) while(%a), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_compiled_program_is_read():
+    found = program.read(CHAIN)
+    loop = next(op for op in found.computations[found.entry] if op.kind == "while")
+    assert found.trips(loop) == 10
+    products = [op for op in found.computations[loop.calls["body"]] if op.kind == "fusion"]
+    assert len(products) == 1 and products[0].bytes == 4096 * 8192 * 2 and products[0].cycles == 2332184
+    assert products[0].where == "jit(f)/while/body/closed_call/dot_general"
+    assert "convolution" in {op.kind for op in found.computations[products[0].calls["calls"]]}
+    assert products[0].backend["convolution_algorithm_config"]["emitter"] == "EmitAllBatchInSublanes"
+
+
+def test_a_loop_may_count_by_more_than_one():
+    found = program.read(COUNTS)
+    (argument, loop) = found.computations[found.entry]
+    assert found.trips(loop) == 4 and argument.where == "state['x']" and loop.operands == ("a",)
+
+
+@pytest.mark.parametrize("change", [("constant(10)", "parameter(1)"), ("direction=LT", "direction=NE"), ("add", "sub")])
+def test_a_loop_that_does_not_count_is_refused(change):
+    found = program.read(COUNTS.replace(*change))
+    with pytest.raises(ValueError, match="how often the loop loop runs"):
+        found.trips(found.computations[found.entry][-1])
+
+
+def test_what_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no text of a compiled program"):
+        program.read("hello")
+
+
+@pytest.mark.parametrize(
+    "shape, size",
+    [
+        ("bf16[8,128]{1,0:T(8,128)(2,1)S(1)}", 2048),
+        ("(f32[2,3]{1,0}, s8[4]{0}, pred[])", 29),
+        ("s4[5]{0}", 2),
+        ("f32[]", 4),
+        ("token[]", 0),
+    ],
+)
+def test_sizes(shape, size):
+    assert program.size_of(shape) == size

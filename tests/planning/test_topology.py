@@ -1,0 +1,129 @@
+"""The TPU's own compiler, where it is installed: what programs must take by their operations and bytes; real steps."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from flamingo_jax.config import MeshConfig
+from flamingo_jax.planning import chips, program, schedule, topology
+from flamingo_jax.training import sharding
+
+ROOT = pathlib.Path(__file__).parents[2]
+needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("v9:2x2", "there is no TPU 'v9'; .*known here: tpu7x, v4, v5e, v5p, v6e"),
+        ("v5p:4x4", "must have 3 sizes; some that there are: v4:8x12x16"),
+        ("v5e:4xa", "must have 2 sizes"),
+    ],
+)
+def test_topologies_that_are_none(name, message):
+    with pytest.raises(ValueError, match=message):
+        topology.devices(name)
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'flamingo_jax\[tpu\]'"):
+        topology.devices("v5e:4x4")
+
+
+@needs_compiler
+def test_a_shape_that_no_pod_has():
+    with pytest.raises(ValueError, match="--topology=v5e:3x5 is none: .*not divisible"):
+        topology.devices("v5e:3x5")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name, slices, count", [("v4:2x2x1", 1, 4), ("v5p:2x2x1", 1, 4), ("v6e:2x2", 2, 8), ("tpu7x:2x2x1", 1, 8)]
+)
+def test_devices(name, slices, count):
+    devices = topology.devices(name, slices)
+    assert len(devices) == count
+    mesh = sharding.make_mesh(MeshConfig(), devices)
+    found = topology.links(name, mesh)
+    assert found.places.shape == (count, 5) and set(found.places[:, 0]) == set(range(slices))
+    if slices > 1:
+        with pytest.raises(ValueError, match="data=1, but the devices are 2 slices, .* a multiple of 2"):
+            sharding.make_mesh(MeshConfig(1, count, 1), devices)
+
+
+@pytest.fixture(scope="module")
+def row():
+    """(mesh of four in a row, its links): v5p."""
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=topology.devices("v5p:2x2x1"))
+    return mesh, topology.links("v5p:2x2x1", mesh)
+
+
+def estimated(row, function, *arguments, out=None):
+    """Seconds of a function of arrays (shape, type, how it is split)."""
+    mesh, links = row
+
+    def place(split):
+        return NamedSharding(mesh, PartitionSpec(*split))
+
+    shapes = [jax.ShapeDtypeStruct(shape, kind, sharding=place(split)) for shape, kind, split in arguments]
+    compiled = jax.jit(function, out_shardings=None if out is None else place(out)).lower(*shapes).compile()
+    return schedule.estimate(program.read(compiled.as_text()), links).seconds
+
+
+@needs_compiler
+def test_products_take_their_operations(row):
+    def chain(x, w):
+        return jax.lax.fori_loop(0, 10, lambda _, x: x @ w, x)
+
+    matrix = ((8192, 8192), jnp.bfloat16, ())
+    least = 10 * 2 * 8192**3 / chips.CHIPS["v5p"].flops
+    assert estimated(row, chain, matrix, matrix) == pytest.approx(least, rel=0.2)
+
+
+@needs_compiler
+@pytest.mark.parametrize("function, passes", [(lambda x: x + 1, 2), (lambda x: x.T, 2), (lambda x: x.at[0].set(0), 2)])
+def test_copies_take_their_bytes(row, function, passes):
+    least = passes * 16384 * 8192 * 4 / chips.CHIPS["v5p"].bandwidth
+    assert estimated(row, function, ((16384, 8192), jnp.float32, ())) == pytest.approx(least, rel=0.2)
+
+
+@needs_compiler
+def test_gathers_take_their_bytes(row):
+    """Two of the torus' axes, a link each: 2 x 2."""
+    size, links = 16384 * 8192 * 4, 2
+    least = size * 3 / 4 / links / chips.CHIPS["v5p"].link
+    taken = estimated(row, lambda x: x, ((16384, 8192), jnp.float32, ("x",)), out=())
+    assert taken == pytest.approx(least, rel=0.2)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_command_plans_the_miniature(tmp_path):
+    def plan(*options):
+        command = [sys.executable, "-m", "flamingo_jax.plan", f"--config={ROOT}/configs/base.py:quick", *options]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+
+    made = plan("--topology=v5e:2x2", "--mesh=1x2x2", "--output=plans")
+    assert made.returncode == 0, made.stderr
+    (path,) = (tmp_path / "plans").glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["devices"] == 4 and 0 < found["memory_bytes"]["peak"] < found["memory_bytes"]["chip"]
+    assert found["work"]["images"] == 416 and 0 < found["estimate"]["mfu"] < 1
+    assert "Estimated, not measured" in made.stdout and path.with_suffix(".md").read_text() in made.stdout
+    for options, message in (
+        (["--topology=v5e:2x2", "--mesh=1x2"], "--mesh=1x2 must be three sizes"),
+        (["--topology=v5e:2x2", "--mesh=1x2x3"], "does not fit 4 devices"),
+        (["--topology=v5e:2x2", "--stage=flamigno"], "did you mean 'flamingo'"),
+        ([], "Say what to plan"),
+    ):
+        wrong = plan(*options)
+        assert wrong.returncode == 1 and message in wrong.stderr and "Traceback" not in wrong.stderr, wrong.stderr
