@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import time
@@ -51,7 +52,7 @@ def start() -> None:
 
 def _on_tpu_vm() -> bool:
     """Whether this machine has TPUs, which a cluster's metadata then tell of."""
-    if "tpu" not in os.environ.get("JAX_PLATFORMS", "tpu"):
+    if "tpu" not in os.environ.get("JAX_PLATFORMS", "tpu") or importlib.util.find_spec("libtpu") is None:
         return False
     return any(pathlib.Path("/dev").glob("accel[0-9]*")) or any(pathlib.Path("/dev/vfio").glob("[0-9]*"))
 
