@@ -8,6 +8,7 @@ import pytest
 from prepared import pack, picture, run
 from written import write
 
+import flamingo_jax.sources
 from flamingo_jax import config as configs
 from flamingo_jax import pipeline, streams
 from flamingo_jax.config.run import IN_PLACE
@@ -97,7 +98,8 @@ def test_a_run_reads_in_place(tmp_path):
     assert len(lines) == 1 and lines[0].startswith("a: 2 samples, read in place; left out: ")
     assert "1 tar damaged (first: 1.tar, after '0.jpg': " in lines[0] and "1 pair without caption" in lines[0]
     assert not record.read_report(workdir / "data/a") and (workdir / "data/a/index.json").exists()
-    tokenizer = pipeline._tokenizer(config, workdir, said.append)
+    pipeline._train_tokenizer(config, workdir, said.append)
+    tokenizer = flamingo_jax.sources.run_tokenizer(config, workdir)
     assert tokenizer.decode(tokenizer.encode("a red ball")) == "a red ball"
     # The model card's numbers are those of the prepared twin.
     twins = [
