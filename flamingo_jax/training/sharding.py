@@ -100,7 +100,12 @@ def shard_tree(mesh: Mesh, boxed) -> dict:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = box.names if isinstance(box, nn.LogicallyPartitioned) else (None,) * box.ndim
         shape = box.value.shape if isinstance(box, nn.LogicallyPartitioned) else box.shape
-        spec = PartitionSpec(*(None if axis is None else _rule(axis) for axis in axes))
+        rules = [None if axis is None else _rule(axis) for axis in axes]
+        if math.prod(shape) <= LARGE:  # the first convolutions have fewer channels than a pod has devices
+            for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
+                if axis == "channels_out" and size % _ways(mesh, rules[i]):
+                    rules[i] = None
+        spec = PartitionSpec(*rules)
         for axis, size, mesh_axis in zip(axes, shape, spec, strict=True):
             if size % _ways(mesh, mesh_axis):
                 errors.append(f"{name} {shape}: {axis}={size} is not divisible by {mesh_axis}={_ways(mesh, mesh_axis)}")

@@ -63,6 +63,19 @@ def test_all_offending_weights_are_named_at_once():
     assert sharding.shard_tree(mesh, {"fine": tree["fine"]})["fine"].spec == P("fsdp", "tensor")
 
 
+def test_small_convolutions_may_stay_whole_and_large_ones_may_not():
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8, tensor=1))
+
+    def spec(*shape):
+        kernel = jax.ShapeDtypeStruct(shape, jnp.float32)
+        axes = (None, None, "channels_in", "channels_out")
+        return sharding.shard_tree(mesh, {"kernel": nn.LogicallyPartitioned(kernel, axes)})["kernel"].spec
+
+    assert spec(3, 3, 3, 16) == P(None, None, None, "fsdp") and spec(3, 3, 3, 12) == P(None, None, None, None)
+    with pytest.raises(ValueError, match="channels_out=1020 is not divisible by fsdp=8"):
+        spec(3, 3, 512, 1020)
+
+
 def test_constraints_reach_the_compiler():
     mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=1, tensor=2))
     with sharding.use(mesh):
