@@ -1,6 +1,7 @@
 """``python -m flamingo_jax.train --config=configs/base.py --workdir=DIR``: all stages of a run, one after another.
 
-A stage that is complete in DIR is skipped, one that was interrupted is resumed:
+A stage that is complete in DIR is skipped, one that was interrupted is resumed. Started once on each of several hosts,
+with a DIR that they share, it is one run (``training/hosts.py``).
 
     DIR/config.json          the configuration of the last start
     DIR/world/               raw files (only when the config has a world)

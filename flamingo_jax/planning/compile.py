@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import time
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -66,11 +65,7 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
         )
     seconds = time.monotonic() - start
     program, used = read(compiled.as_text()), compiled.memory_analysis()
-    rows = {key: stage.mixture[key].rows for key in datasets}
-    work = {
-        "tokens": sum(shape.length * rows[key] for key, shape in shapes.items()),
-        "images": sum(shape.media * shape.frames * rows[key] for key, shape in shapes.items()),
-    }
+    work = state.work(shapes, {key: stage.mixture[key] for key in datasets})
     return Compiled(
         {
             "arguments": used.argument_size_in_bytes,
@@ -79,7 +74,7 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
         },
         collectives(program, links),
         schedule.estimate(program, links),
-        _flops(config, name, batches),
+        _flops(config, name, weights, batches),
         6 * work["tokens"] * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(weights)),
         work,
         seconds,
@@ -109,14 +104,10 @@ def _objective(config: RunConfig, name: str):
     return OBJECTIVES[config.stages[name].objective](config.model, (config.model.language.vocab_size,), 0)
 
 
-def _flops(config: RunConfig, name: str, batches: dict) -> int:
+def _flops(config: RunConfig, name: str, weights: dict, batches: dict) -> int:
     """What losses and gradients need, whatever is kept for them."""
     kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
-    objective = _objective(kept, name)
-    total = 0
-    for batch in batches.values():
-        batch = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for key, leaf in batch.items()}
-        variables = jax.eval_shape(lambda batch, goal=objective: goal.init(jax.random.key(0), batch), batch)
-        params, frozen = (jax.eval_shape(nn.meta.unbox, variables.get(part, {})) for part in ("params", "frozen"))
-        total += flops.of(jax.grad(objective.loss), params, frozen, batch)
-    return total
+    gradient = jax.grad(_objective(kept, name).loss)
+    # On no device: a trace for those of the mesh would need it.
+    weights, batches = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (weights, batches))
+    return sum(flops.of(gradient, weights["params"], weights["frozen"], batch) for batch in batches.values())

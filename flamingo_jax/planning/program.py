@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -23,8 +22,7 @@ class Operation:
     """One line of a computation.
 
     kind: XLA's opcode. shape: its result's type as XLA writes it. operands: names, in order. calls: {attribute: name of
-    the computation that it calls}. name, text: as they are in the program. where: the place in the model, as
-    ``jit(step)/while/body/..``.
+    the computation that it calls}. name, text: as they are in the program.
     """
 
     name: str
@@ -38,19 +36,6 @@ class Operation:
     def bytes(self) -> int:
         """Of its result; of a tuple all parts."""
         return size_of(self.shape)
-
-    @property
-    def where(self) -> str:
-        found = re.search(r'op_name="([^"]*)"', self.text)
-        return found[1] if found else ""
-
-    @property
-    def backend(self) -> dict:
-        """What the compiler's back end noted of it."""
-        start = self.text.find("backend_config={")
-        if start < 0:
-            return {}
-        return json.JSONDecoder().raw_decode(self.text, start + len("backend_config="))[0]
 
     @property
     def cycles(self) -> int:

@@ -13,10 +13,6 @@ from collections.abc import Mapping
 from flamingo_jax.planning.links import Links, kind_of
 from flamingo_jax.planning.program import Operation, Program
 
-# Operations that only name what is there.
-_FREE = frozenset(
-    "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id opt-barrier domain".split()
-)
 _MATRIX = ("convolution", "dot")
 _MEMORY_SHARE = 0.9  # of the memory's bandwidth that a large copy gets
 
@@ -97,7 +93,7 @@ class _Clock:
             return max(branches, key=lambda branch: branch.seconds), 1
         if operation.kind == "call":
             return self.run(operation.calls["to_apply"]), 1
-        if operation.kind in _FREE:
+        if not operation.cycles:  # it only names what is there
             return Estimate(0.0, {}, {}), 1
         seconds = float(operation.cycles / self._links.chip.clock)
         if operation.kind in _MATRIX or operation.calls.get("calls") in self._matrix:

@@ -152,12 +152,9 @@ def _initialise(stage: Stage, optimizer: optax.GradientTransformation, abstract:
 
 
 def _work_per_step(stage: Stage, round_length: int) -> dict[str, float]:
-    """Global text positions and frames in one update, averaged over the updates of a round."""
-    pairs = [(stage.examples[name], mix.rows) for name, mix in stage.config.mixture.items()]
-    return {
-        "tokens": sum(example.length * size for example, size in pairs) / round_length,
-        "images": sum(example.media * example.frames * size for example, size in pairs) / round_length,
-    }
+    """What one update works on, averaged over the updates of a round."""
+    whole = shapes.work(stage.examples, stage.config.mixture)
+    return {name: count / round_length for name, count in whole.items()}
 
 
 def _put(leaf, sharding, dtype: str) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flamingo_jax.config import ExampleConfig
+from flamingo_jax.config import ExampleConfig, MixConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.training import sharding
 from flamingo_jax.training.objective import Objective
@@ -57,6 +58,18 @@ def state(mesh: Mesh, optimizer: optax.GradientTransformation, params: dict) -> 
     )
     opt_state = jax.tree.map(_placed, shapes, places)
     return {"params": params, "opt_state": opt_state, "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)}
+
+
+def work(examples: Mapping[str, ExampleConfig], mixture: Mapping[str, MixConfig]) -> dict[str, int]:
+    """{"tokens", "images"}: text positions and frames in a global batch of each dataset, together.
+
+    examples: the shape of each dataset's rows.
+    """
+    pairs = [(examples[name], mix.rows) for name, mix in mixture.items()]
+    return {
+        "tokens": sum(example.length * rows for example, rows in pairs),
+        "images": sum(example.media * example.frames * rows for example, rows in pairs),
+    }
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -39,15 +39,13 @@ def test_a_compiled_program_is_read():
     assert found.trips(loop) == 10
     products = [op for op in found.computations[loop.calls["body"]] if op.kind == "fusion"]
     assert len(products) == 1 and products[0].bytes == 4096 * 8192 * 2 and products[0].cycles == 2332184
-    assert products[0].where == "jit(f)/while/body/closed_call/dot_general"
     assert "convolution" in {op.kind for op in found.computations[products[0].calls["calls"]]}
-    assert products[0].backend["convolution_algorithm_config"]["emitter"] == "EmitAllBatchInSublanes"
 
 
 def test_a_loop_may_count_by_more_than_one():
     found = program.read(COUNTS)
     (argument, loop) = found.computations[found.entry]
-    assert found.trips(loop) == 4 and argument.where == "state['x']" and loop.operands == ("a",)
+    assert found.trips(loop) == 4 and argument.kind == "parameter" and loop.operands == ("a",)
 
 
 @pytest.mark.parametrize("change", [("constant(10)", "parameter(1)"), ("direction=LT", "direction=NE"), ("add", "sub")])
