@@ -87,6 +87,14 @@ def make(config: configs.RunConfig, name: str) -> dict:
     )
 
 
+def make_folder(folder: str) -> None:
+    """Makes the folder of the plan's files. Raises OSError naming it."""
+    try:
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"Cannot make the folder --output={folder}: {error.strerror}.") from None
+
+
 def keep(plan: dict, folder: str) -> None:
     """Writes the plan's two files, and prints it. Raises ValueError when the step does not fit into a chip's memory."""
     from flamingo_jax.planning import report
@@ -94,7 +102,6 @@ def keep(plan: dict, folder: str) -> None:
     shape = "x".join(map(str, plan["mesh"].values()))
     parts = (pathlib.Path(plan["config"]).stem, plan["stage"], plan["topology"], str(plan["slices"]), shape)
     path = pathlib.Path(folder) / "-".join(parts).replace(":", "-")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(f"{path}.json", json.dumps(plan, indent=2))
     write_whole(f"{path}.md", text := report.markdown(plan))
     print(f"{text}\n{path}.json, {path}.md")
@@ -120,6 +127,7 @@ def main(argv: list[str]) -> None:
         if _PARAMS.value:
             print(render(count(config.model)))
         if _TOPOLOGY.value:
+            make_folder(_OUTPUT.value)  # before the minutes that it takes to compile
             keep(make(config, config_flags.get_config_filename(flags.FLAGS["config"])), _OUTPUT.value)
 
 

@@ -123,6 +123,7 @@ def test_the_command_plans_the_miniature(tmp_path):
         (["--topology=v5e:2x2", "--mesh=1x2"], "--mesh=1x2 must be three sizes"),
         (["--topology=v5e:2x2", "--mesh=1x2x3"], "does not fit 4 devices"),
         (["--topology=v5e:2x2", "--stage=flamigno"], "did you mean 'flamingo'"),
+        (["--topology=v5e:2x2", "--output=/proc/plans"], "Cannot make the folder --output=/proc/plans: "),
         ([], "Say what to plan"),
     ):
         wrong = plan(*options)
