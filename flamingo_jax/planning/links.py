@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flamingo_jax.planning.chips import Chip
+from flamingo_jax.training.chips import Chip
 from flamingo_jax.planning.program import Operation, size_of
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flamingo_jax.planning.chips import Chip
+from flamingo_jax.training.chips import Chip
 from flamingo_jax.planning.compile import Compiled
 
 _GIB = 2**30

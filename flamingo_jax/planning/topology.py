@@ -8,7 +8,7 @@ import os
 import jax
 import numpy as np
 
-from flamingo_jax.planning import chips
+from flamingo_jax.training import chips
 from flamingo_jax.planning.links import Links
 
 # The compiler alone is wanted: no TPU is looked for, no cloud is asked, and nobody's lock on it counts.
