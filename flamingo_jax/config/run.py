@@ -184,7 +184,9 @@ class StageConfig:
                 f"they cannot weigh differently, but mixture has the weights {weights}; make them equal."
             )
         compiled = len(self.mixture) if self.mixing == "round_robin" else 1
-        if self.profile and not (len(self.profile) == 2 and compiled < self.profile[0] <= self.profile[1] <= self.steps):
+        if self.profile and not (
+            len(self.profile) == 2 and compiled < self.profile[0] <= self.profile[1] <= self.steps
+        ):
             raise ValueError(
                 f"profile={self.profile} must be the first and the last update to trace, (first, last), from "
                 f"{compiled + 1} (what comes before is compiled) to steps={self.steps}; or () for none."

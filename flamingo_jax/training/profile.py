@@ -52,7 +52,7 @@ class Profile:
         self._say(f"profile of updates {self._first} to {self._last}: {self._directory}")
 
     def close(self) -> None:
-        """Ends a trace that was not ended, when something went wrong within it."""
+        """Ends a trace that was not ended, when something went wrong within it; what there is of it is kept."""
         if self._open:
             with contextlib.suppress(Exception):  # what went wrong is the error to be told
                 jax.profiler.stop_trace()
