@@ -10,6 +10,7 @@ how long a step may take, and keeps it in --output as JSON and Markdown.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import pathlib
 import sys
@@ -78,7 +79,7 @@ def make(config: configs.RunConfig, name: str) -> dict:
         sizes = _MESH.value.split("x")
         if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
             raise ValueError(f"--mesh={_MESH.value} must be three sizes, data x fsdp x tensor, such as 1x64x8.")
-        mesh_config = configs.MeshConfig(*map(int, sizes))
+        mesh_config = dataclasses.replace(mesh_config, **dict(zip(sharding.MESH_AXES, map(int, sizes), strict=True)))
     mesh = sharding.make_mesh(mesh_config, topology.devices(_TOPOLOGY.value, _SLICES.value))
     found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
     about = {"config": name, "stage": stage, "topology": _TOPOLOGY.value, "slices": _SLICES.value}

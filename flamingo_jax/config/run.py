@@ -203,11 +203,20 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 takes what is left."""
+    """Devices along each mesh axis; -1 takes what is left.
+
+    data, fsdp: examples are divided over both; over fsdp weights too, each layer's gathered when it is at work.
+    tensor: the heads, hidden units and vocabulary of a layer are divided.
+    frozen: "sharded", as trainable weights are; or "replicated" over fsdp, which spares the gathering where they fit.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    frozen: str = "sharded"
+
+    def __post_init__(self):
+        choose(self, frozen=("sharded", "replicated"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from flamingo_jax.data import packing
 from flamingo_jax.planning import flops, schedule
 from flamingo_jax.planning.links import Links, bytes_of, kind_of
 from flamingo_jax.planning.program import Program, read
-from flamingo_jax.training import sharding, state
+from flamingo_jax.training import compiler, sharding, state
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import OBJECTIVES
 from flamingo_jax.training.optimizer import make_optimizer
@@ -50,7 +50,7 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     datasets = turn(stage.mixing, tuple(stage.mixture), 0)
     shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
     objective, optimizer = _objective(config, name), make_optimizer(stage.optimizer, stage.steps)
-    weights = state.weights(mesh, objective, shapes[datasets[0]], config.model.dtype)
+    weights = state.weights(mesh, objective, shapes[datasets[0]], config.model.dtype, config.mesh.frozen)
     whole = state.state(mesh, optimizer, weights["params"])
     batches = {key: state.batch(mesh, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
     lambdas = {key: mix.weight for key, mix in stage.mixture.items()}
@@ -58,11 +58,10 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     places = jax.tree.map(lambda leaf: leaf.sharding, whole)
     start = time.monotonic()
     with sharding.use(mesh):
-        compiled = (
-            jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-            .lower(whole, weights["frozen"], batches)
-            .compile()
+        jitted = jax.jit(
+            step, donate_argnums=0, out_shardings=(places, None), compiler_options=compiler.options(mesh)
         )
+        compiled = jitted.lower(whole, weights["frozen"], batches).compile()
     seconds = time.monotonic() - start
     program, used = read(compiled.as_text()), compiled.memory_analysis()
     work = state.work(shapes, {key: stage.mixture[key] for key in datasets})
@@ -87,10 +86,10 @@ def collectives(program: Program, links: Links) -> dict[tuple[str, str], dict[st
 
     def walk(name: str, times: int, depth: int) -> None:
         for operation in program.computations[name]:
-            if kind := kind_of(operation):
-                entry = table[kind, "in loops" if depth else "outside"]
-                entry.update(times=times, bytes=times * bytes_of(operation), seconds=times * links.seconds(operation))
-            elif operation.kind == "while":
+            for one in [operation] if kind_of(operation) else program.fused(operation, "Start"):
+                entry = table[kind_of(one), "in loops" if depth else "outside"]
+                entry.update(times=times, bytes=times * bytes_of(one), seconds=times * links.seconds(one))
+            if operation.kind == "while":
                 walk(operation.calls["body"], times * program.trips(operation), depth + 1)
             elif operation.kind in ("call", "conditional"):
                 for called in operation.calls.values():

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
-from flamingo_jax.training import checkpoint, hosts, sharding
+from flamingo_jax.training import checkpoint, compiler, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
@@ -75,6 +75,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             make_step(stage.objective, lambdas, optimizer, config.mixing),
             donate_argnums=0,
             out_shardings=(places, None),
+            compiler_options=compiler.options(stage.mesh),
         )
         writer = Writer(stage.directory, resume_step=start)
         stack.callback(writer.close)
@@ -162,15 +163,21 @@ def _put(leaf, sharding, dtype: str) -> jax.Array:
 
 
 def place_parts(
-    mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str, put: Callable = _put
+    mesh: Mesh,
+    objective: Objective,
+    example: ExampleConfig,
+    weights: dict,
+    dtype: str,
+    frozen: str = "sharded",
+    put: Callable = _put,
 ) -> tuple[dict, dict]:
     """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
 
-    put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is for arrays.
+    frozen: ``MeshConfig.frozen``. put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is for arrays.
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
-    abstract = shapes.weights(mesh, objective, example, dtype)
+    abstract = shapes.weights(mesh, objective, example, dtype, frozen)
     params, frozen = (traverse.flatten_dict(abstract[name]) for name in ("params", "frozen"))
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
