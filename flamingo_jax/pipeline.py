@@ -24,7 +24,7 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import checkpoint, hosts, loop, sharding, state
+from flamingo_jax.training import checkpoint, compilation, flops, hosts, loop, sharding, state
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -35,6 +35,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     Of several processes the first prepares and evaluates, and all train. The others say nothing and return {}.
     """
     say = say if hosts.is_first() else _say_nothing
+    compilation.keep(config.compilation_cache, workdir)
     mesh = sharding.make_mesh(config.mesh)
     for name in config.order:
         if checkpoint.read_result(workdir / name) is None:
@@ -184,6 +185,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 seed=config.seed,
                 directory=directory,
                 max_unreadable=config.streams.max_unreadable,
+                flops=_flops(stage, config, vocabulary, shapes, mesh),
             ),
             say,
         )
@@ -193,6 +195,15 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
         checkpoint.write_result(directory, result)
         checkpoint.discard_checkpoints(directory / "checkpoints")
     hosts.wait(f"{name} finished")
+
+
+def _flops(stage: StageConfig, config: RunConfig, vocabulary: tokenizer.Tokenizer, shapes: dict, mesh) -> int:
+    """What one gradient of every dataset needs, whatever is kept or computed again for it."""
+    model = dataclasses.replace(config.model, remat="none")
+    objective = OBJECTIVES[stage.objective](model, vocabulary.new_tokens, vocabulary.pad)
+    weights = state.weights(mesh, objective, next(iter(shapes.values())))
+    batches = {name: state.batch(mesh, shape, stage.mixture[name].rows) for name, shape in shapes.items()}
+    return flops.of_gradients(objective, stage, weights, batches)
 
 
 def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:

@@ -67,9 +67,9 @@ def render(table: dict[str, dict[str, int]]) -> str:
 
 def make(config: configs.RunConfig, name: str) -> dict:
     """The plan of the command line. Raises ValueError when something of it is not there, or does not fit."""
-    from flamingo_jax.planning import chips, report, topology
+    from flamingo_jax.planning import report, topology
     from flamingo_jax.planning.compile import compile_step
-    from flamingo_jax.training import sharding
+    from flamingo_jax.training import chips, sharding
 
     stage = _STAGE.value or config.order[-1]
     if stage not in config.stages:

@@ -153,6 +153,11 @@ class StageConfig:
     parts: what a flamingo stage starts from, as {"language": SOURCE, "vision": SOURCE}: the name of a stage whose
     result it takes, or the folder of a public checkpoint (with a "/" in its name). A part that is not frozen may be
     left out and starts at random.
+    profile: (first, last), the updates to trace, counted from 1; () for none. What is compiled is not traced, so it
+    begins after the first update (in "round_robin", the first round).
+
+    Raises:
+        ValueError: a mixing that the mixture does not allow, or a profile of updates that there are not.
     """
 
     objective: str
@@ -163,6 +168,7 @@ class StageConfig:
     mixing: str = "accumulation"
     log_every: int = 20
     checkpoint_every_seconds: float = 60.0
+    profile: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         choose(self, mixing=("accumulation", "round_robin", "merged"))
@@ -176,6 +182,14 @@ class StageConfig:
             raise ValueError(
                 "mixing='merged' compares the pairs of all datasets with each other in one contrastive loss, where "
                 f"they cannot weigh differently, but mixture has the weights {weights}; make them equal."
+            )
+        compiled = len(self.mixture) if self.mixing == "round_robin" else 1
+        if self.profile and not (
+            len(self.profile) == 2 and compiled < self.profile[0] <= self.profile[1] <= self.steps
+        ):
+            raise ValueError(
+                f"profile={self.profile} must be the first and the last update to trace, (first, last), from "
+                f"{compiled + 1} (what comes before is compiled) to steps={self.steps}; or () for none."
             )
 
 
@@ -224,6 +238,8 @@ class RunConfig:
     """A whole run: data, model and stages, each of which may start from the results of those before it.
 
     order: the stages to run, by name (a ConfigDict does not keep the order of its keys).
+    compilation_cache: the folder that keeps compiled programs, in which ``{workdir}`` stands for the run's; "" for
+    none; "auto": ``{workdir}/compilation_cache``, but none on CPUs (``training/compilation.py``).
     """
 
     seed: int
@@ -236,3 +252,4 @@ class RunConfig:
     evaluation: EvaluationConfig
     streams: StreamsConfig = StreamsConfig()
     world: WorldConfig | None = None
+    compilation_cache: str = "auto"

@@ -11,10 +11,10 @@ import numpy as np
 
 from flamingo_jax.config import RunConfig
 from flamingo_jax.data import packing
-from flamingo_jax.planning import flops, schedule
+from flamingo_jax.planning import schedule
 from flamingo_jax.planning.links import Links, bytes_of, kind_of
 from flamingo_jax.planning.program import Program, read
-from flamingo_jax.training import compiler, sharding, state
+from flamingo_jax.training import compiler, flops, sharding, state
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import OBJECTIVES
 from flamingo_jax.training.optimizer import make_optimizer
@@ -55,13 +55,9 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     batches = {key: state.batch(mesh, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
     lambdas = {key: mix.weight for key, mix in stage.mixture.items()}
     step = make_step(objective, lambdas, optimizer, stage.mixing)
-    places = jax.tree.map(lambda leaf: leaf.sharding, whole)
     start = time.monotonic()
     with sharding.use(mesh):
-        jitted = jax.jit(
-            step, donate_argnums=0, out_shardings=(places, None), compiler_options=compiler.options(mesh)
-        )
-        compiled = jitted.lower(whole, weights["frozen"], batches).compile()
+        compiled = compiler.jit(step, whole, mesh).lower(whole, weights["frozen"], batches).compile()
     seconds = time.monotonic() - start
     program, used = read(compiled.as_text()), compiled.memory_analysis()
     work = state.work(shapes, {key: stage.mixture[key] for key in datasets})
@@ -106,7 +102,4 @@ def _objective(config: RunConfig, name: str):
 def _flops(config: RunConfig, name: str, weights: dict, batches: dict) -> int:
     """What losses and gradients need, whatever is kept for them."""
     kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
-    gradient = jax.grad(_objective(kept, name).loss)
-    # On no device: a trace for those of the mesh would need it.
-    weights, batches = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (weights, batches))
-    return sum(flops.of(gradient, weights["params"], weights["frozen"], batch) for batch in batches.values())
+    return flops.of_gradients(_objective(kept, name), config.stages[name], weights, batches)

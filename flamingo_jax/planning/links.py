@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flamingo_jax.planning.chips import Chip
 from flamingo_jax.planning.program import Operation, size_of
+from flamingo_jax.training.chips import Chip
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _HOP = 1e-6  # seconds until the first byte is at a neighbour

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flamingo_jax.planning.chips import Chip
 from flamingo_jax.planning.compile import Compiled
+from flamingo_jax.training.chips import Chip
 
 _GIB = 2**30
 

@@ -1,7 +1,10 @@
-"""What the compiler is asked for beside the program."""
+"""The step as a program for devices, and what the compiler is asked for beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 from jax.sharding import Mesh
 
 # Weights that are gathered layer by layer travel while the matrix units work on the layer before; without these the
@@ -17,6 +20,11 @@ _OPTIONS = {
 }
 
 
-def options(mesh: Mesh) -> dict[str, str]:
-    """``jax.jit``'s ``compiler_options`` for a step on the devices of ``mesh``."""
-    return _OPTIONS.get(mesh.devices.flat[0].platform, {})
+def jit(step: Callable, state: dict, mesh: Mesh) -> Callable:
+    """``step`` of ``make_step`` as the devices of ``mesh`` run it: the new state stands where the old one was.
+
+    state: arrays, or their shapes with shardings.
+    """
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    options = _OPTIONS.get(mesh.devices.flat[0].platform, {})
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, None), compiler_options=options)

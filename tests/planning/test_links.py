@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo_jax.planning import links, program
-from flamingo_jax.planning.chips import CHIPS
+from flamingo_jax.training.chips import CHIPS
 
 CHIP = CHIPS["v5e"]
 PLACES = np.array([(0, x, y) for x, y in itertools.product(range(4), range(4))])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo_jax.planning import links, program, schedule
-from flamingo_jax.planning.chips import CHIPS
+from flamingo_jax.training.chips import CHIPS
 
 CHIP = CHIPS["v5e"]
 RING = links.Links(CHIP, np.array([(0, i) for i in range(4)]), (4,))
