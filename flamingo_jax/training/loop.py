@@ -60,6 +60,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     config = stage.config
     optimizer = make_optimizer(config.optimizer, config.steps)
     lambdas = {name: mix.weight for name, mix in config.mixture.items()}
+    pieces = {name: mix.microbatches for name, mix in config.mixture.items()}
     rate = learning_rate(config.optimizer, config.steps)
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
@@ -72,7 +73,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         start = int(state["step"])
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         step_fn = jax.jit(
-            make_step(stage.objective, lambdas, optimizer, config.mixing),
+            make_step(stage.objective, lambdas, optimizer, config.mixing, pieces),
             donate_argnums=0,
             out_shardings=(places, None),
         )
