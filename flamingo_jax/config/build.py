@@ -34,7 +34,7 @@ def build(config: Mapping[str, Any], cls: type = RunConfig, path: str = "config"
 # The smallest sensible value of a number, or of a tuple's numbers, by its name in whatever part of the config it is.
 _AT_LEAST = (
     dict.fromkeys(
-        "steps log_every batch_size queries max_new_tokens max_frames frames size length pack prefetch microbatches".split(), 1
+        "steps log_every batch_size queries max_new_tokens max_frames frames size length pack prefetch".split(), 1
     )
     | dict.fromkeys("vocab_size width depth heads head_size latents every embedding group_size patch_size".split(), 1)
     | dict.fromkeys("widths depths strides stem grid".split(), 1)
@@ -42,7 +42,7 @@ _AT_LEAST = (
     | dict.fromkeys("row_length threads workers".split(), 0)
     | dict.fromkeys("shards image_copies paragraph_copies distance side deviation quality".split(), 0)
     | dict.fromkeys("min_words max_words min_word_length max_word_length max_symbols min_stop_words".split(), 0)
-    | dict.fromkeys(["aspect"], 1)
+    | dict.fromkeys(["aspect", "microbatches"], 1)
     | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
     | dict.fromkeys("position_offset registers projection".split(), 0)
     | dict.fromkeys("learning_rate clip epsilon softcap clip_qkv logit_softcap attention_scale".split(), 0)

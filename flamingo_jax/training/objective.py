@@ -21,10 +21,11 @@ class Objective:
     """The functions by which the loop knows a model.
 
     init(key, batch) -> boxed variables. loss(params, frozen, batch, key=None) -> scalar, averaged over the global
-    batch; key: for what is random in training (an encoder's stochastic depth), None for nothing. weight(batch) ->
-    scalar, what the loss divides a sum over the batch's rows by; given to loss(.., weight=) with some of the rows, these
-    add their share to the loss of all (``training/microbatch.py``). None where a loss is no such sum. monitor(params) -> {name: scalar} worth logging beside the loss. merge(batches, lambdas) -> ({name: batch}, {name:
+    batch; key: for what is random in training (an encoder's stochastic depth), None for nothing.
+    monitor(params) -> {name: scalar} worth logging beside the loss. merge(batches, lambdas) -> ({name: batch}, {name:
     weight}): what the losses and their weights must be of, for their sum to be one loss over all examples.
+    weight(batch) -> scalar, what ``loss`` divides a sum over the rows by. Given as ``loss(.., weight=)`` with some of
+    the rows, these add their share to the loss of all (``training/microbatch.py``). None for a loss that is no such sum.
     """
 
     init: Callable
@@ -37,8 +38,8 @@ class Objective:
 def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array, total: jax.Array | None = None) -> jax.Array:
     """Mean cross-entropy of predicting tokens[l + 1] from logits[l], weighted by weights[l + 1]; float32 scalar.
 
-    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted. total: the sum is divided
-    by it instead of by ``token_weight`` of these rows.
+    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted. total: what the
+    sum is divided by instead of the ``token_weight`` of these rows.
     """
     total = token_weight(weights) if total is None else total
     # Targets are rolled rather than logits cut, and picked by comparison rather than by index: no copy of the

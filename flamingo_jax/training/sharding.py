@@ -184,8 +184,8 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def check_batch(mesh: Mesh, name: str, mix: MixConfig) -> None:
-    """Raises ValueError when the batch of ``name`` (a path in the config), or a microbatch of it, cannot be split evenly
-    over the mesh."""
+    """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh, or its
+    microbatches cannot."""
     ways, pieces = batch_ways(mesh), mix.microbatches
     if mix.rows % (ways * pieces):
         rows = f" is {mix.rows} rows and" if mix.pack > 1 else " is"

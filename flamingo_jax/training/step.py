@@ -27,8 +27,10 @@ def make_step(
     (``mixing.turn``), each with a weight in ``lambdas``; every set of them is a program of its own. Gradients exist for
     ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the parameters before
     the update, ``loss/<dataset>`` among them (of pairs that are merged, ``loss/merged``) and
-    ``seen/<dataset>`` (``seen.count``). microbatches: into how many pieces a dataset's batch is cut, which are worked on
-    one after the other; 1 for those that it does not name. They change nothing but memory and time.
+    ``seen/<dataset>`` (``seen.count``).
+
+    microbatches: into how many pieces a dataset's batch is cut, which are worked on one after the other; 1 for those
+    that it does not name. They change nothing but memory and time.
     """
     pieces = microbatches or {}
 
