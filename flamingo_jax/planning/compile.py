@@ -54,7 +54,8 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     whole = state.state(mesh, optimizer, weights["params"])
     batches = {key: state.batch(mesh, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
     lambdas = {key: mix.weight for key, mix in stage.mixture.items()}
-    step = make_step(objective, lambdas, optimizer, stage.mixing)
+    pieces = {key: mix.microbatches for key, mix in stage.mixture.items()}
+    step = make_step(objective, lambdas, optimizer, stage.mixing, pieces)
     start = time.monotonic()
     with sharding.use(mesh):
         compiled = compiler.jit(step, whole, mesh).lower(whole, weights["frozen"], batches).compile()

@@ -64,6 +64,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     config = stage.config
     optimizer = make_optimizer(config.optimizer, config.steps)
     lambdas = {name: mix.weight for name, mix in config.mixture.items()}
+    pieces = {name: mix.microbatches for name, mix in config.mixture.items()}
     rate = learning_rate(config.optimizer, config.steps)
 
     def tell(line: str) -> None:
@@ -78,7 +79,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         seen = Seen(stage.streams, config.mixture, stage.max_unreadable)
         state = _start(stage, optimizer, checkpoints, seen, tell)
         start = int(state["step"])
-        step_fn = compiler.jit(make_step(stage.objective, lambdas, optimizer, config.mixing), state, stage.mesh)
+        step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces)
+        step_fn = compiler.jit(step, state, stage.mesh)
         writer = Writer(stage.directory, resume_step=start)
         stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
@@ -184,7 +186,8 @@ def place_parts(
 ) -> tuple[dict, dict]:
     """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
 
-    frozen: ``MeshConfig.frozen``. put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is for arrays.
+    frozen: ``MeshConfig.frozen``. put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is
+    for arrays.
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """

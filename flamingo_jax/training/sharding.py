@@ -48,7 +48,7 @@ RULES = {
 }
 assert RULES.keys() == WEIGHT_AXES.keys() | ACTIVATION_AXES.keys(), "every logical axis has exactly one rule"
 
-# Frozen weights by ``MeshConfig.frozen``. They have no gradients and no moments, and may fit where trainable ones do not.
+# Frozen weights by ``MeshConfig.frozen``: without gradients and moments they may fit where trainable ones do not.
 FROZEN_RULES = {"sharded": RULES, "replicated": RULES | {"embed": None, "channels_out": None}}
 
 LARGE = 2**20  # elements; a weight above this must not be replicated when there is an axis to split it over
@@ -190,11 +190,16 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def check_batch(mesh: Mesh, name: str, mix: MixConfig) -> None:
-    """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh."""
-    ways = batch_ways(mesh)
-    if mix.rows % ways:
+    """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh, or its
+    microbatches cannot."""
+    ways, pieces = batch_ways(mesh), mix.microbatches
+    if mix.rows % (ways * pieces):
         rows = f" is {mix.rows} rows and" if mix.pack > 1 else " is"
+        times, other = f" x microbatches = {pieces}" if pieces > 1 else "", ""
+        if not mix.rows % ways:  # then the pieces alone are to blame
+            fit = [str(n) for n in range(1, mix.rows // ways + 1) if mix.rows // ways % n == 0]
+            other = f", or microbatches of {', '.join(fit)}"
         raise ValueError(
-            f"{name}.batch_size={mix.batch_size}{rows} not divisible by data x fsdp = {ways} devices; "
-            f"use a multiple of {ways * mix.pack}."
+            f"{name}.batch_size={mix.batch_size}{rows} not divisible by data x fsdp = {ways} devices{times}; "
+            f"use a multiple of {ways * pieces * mix.pack}{other}."
         )

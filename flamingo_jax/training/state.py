@@ -31,8 +31,9 @@ def weights(
 ) -> dict[str, dict]:
     """{"params", "frozen"}, each a tree of ``jax.ShapeDtypeStruct`` with its sharding; frozen ones of ``dtype``.
 
-    example: any that the model takes. frozen: ``MeshConfig.frozen``. Raises ValueError when the model cannot take it, or its weights cannot be split
-    over the mesh.
+    example: any that the model takes. frozen: ``MeshConfig.frozen``.
+
+    Raises ValueError when the model cannot take it, or its weights cannot be split over the mesh.
     """
     smallest = jax.tree.map(  # of dummies, that divides over the mesh
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
