@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 
-from flamingo_jax.config import RunConfig
+from flamingo_jax.config import MeshConfig, RunConfig
 from flamingo_jax.data import packing
 from flamingo_jax.planning import schedule
 from flamingo_jax.planning.links import Links, bytes_of, kind_of
@@ -70,7 +70,7 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
         },
         collectives(program, links),
         schedule.estimate(program, links),
-        _flops(config, name, weights, batches),
+        needed(config, name),
         6 * work["tokens"] * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(weights)),
         work,
         seconds,
@@ -100,7 +100,13 @@ def _objective(config: RunConfig, name: str):
     return OBJECTIVES[config.stages[name].objective](config.model, (config.model.language.vocab_size,), 0)
 
 
-def _flops(config: RunConfig, name: str, weights: dict, batches: dict) -> int:
-    """What losses and gradients need, whatever is kept for them."""
+def needed(config: RunConfig, name: str) -> int:
+    """Floating-point operations of a step's losses and gradients, whatever is kept for them and wherever."""
     kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
-    return flops.of_gradients(_objective(kept, name), config.stages[name], weights, batches)
+    stage, objective = config.stages[name], _objective(kept, name)
+    datasets = turn(stage.mixing, tuple(stage.mixture), 0)
+    shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
+    here = sharding.make_mesh(MeshConfig(), jax.devices()[:1])  # a trace for devices that are not there needs them
+    weights = state.weights(here, objective, next(iter(shapes.values())), config.model.dtype)
+    batches = {key: state.batch(here, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
+    return flops.of_gradients(objective, stage, weights, batches)

@@ -31,7 +31,10 @@ class Links:
         kind, moved = kind_of(operation), bytes_of(operation)
         if kind == "collective-permute":
             return self._permute(operation, moved)
-        group = groups_of(operation.text, len(self.places))[0]
+        return self.ring(kind, moved, groups_of(operation.text, len(self.places))[0])
+
+    def ring(self, kind: str, moved: float, group: Sequence[int]) -> float:
+        """Of a collective among the partitions ``group``, of ``moved`` bytes as ``bytes_of`` counts them."""
         if len(group) == 1:
             return 0.0
         places = self.places[list(group)]
