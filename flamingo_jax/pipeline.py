@@ -95,7 +95,8 @@ def check(config: RunConfig) -> None:
         shape = (objective, example.length, example.media, example.frames)
         if shape not in seen:
             try:
-                state.weights(mesh, OBJECTIVES[objective](config.model, *special), example)
+                goal = OBJECTIVES[objective](config.model, *special)
+                state.weights(mesh, goal, example, frozen=config.mesh.frozen)
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
         seen.add(shape)
@@ -210,9 +211,8 @@ def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, ob
     if not stage.parts:
         return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
-    return loop.place_parts(
-        mesh, objective, example, sources.parts(stage, config, workdir), config.model.dtype, put_leaf
-    )
+    weights, dtype = sources.parts(stage, config, workdir), config.model.dtype
+    return loop.place_parts(mesh, objective, example, weights, dtype, config.mesh.frozen, put_leaf)
 
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:

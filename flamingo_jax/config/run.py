@@ -82,6 +82,8 @@ class MixConfig:
 
     batch_size: documents, over all hosts. pack: so many of them stand in one row of ``row_length`` tokens, for captions
     fill half of a row of their own; they see nothing of each other. The rows of a batch are then batch_size / pack.
+    microbatches: into how many equal pieces a batch's rows are cut, which are worked on one after the other, so that no
+    more than one piece's activations need memory. Losses and gradients stay those of the whole batch.
 
     Raises:
         ValueError: packed rows without a length, or that do not divide the batch.
@@ -91,6 +93,7 @@ class MixConfig:
     weight: float = 1.0
     pack: int = 1
     row_length: int = 0
+    microbatches: int = 1
 
     def __post_init__(self):
         if self.pack < 1 or (self.pack > 1) != (self.row_length > 0):
@@ -177,6 +180,13 @@ class StageConfig:
                 f"mixing={self.mixing!r} needs several datasets, but mixture has {len(self.mixture)} "
                 f"({', '.join(self.mixture) or 'none'}); add one, or use mixing='accumulation'."
             )
+        pieces = {name: mix.microbatches for name, mix in self.mixture.items() if mix.microbatches > 1}
+        if pieces and self.objective == "contrastive":
+            raise ValueError(
+                "A contrastive stage compares all pairs of a batch with each other, so that pieces of it have no "
+                f"losses of their own, but mixture has the microbatches {pieces}; leave them at 1, and give smaller "
+                "batches or more devices."
+            )
         weights = {name: mix.weight for name, mix in self.mixture.items()}
         if self.mixing == "merged" and self.objective == "contrastive" and len(set(weights.values())) > 1:
             raise ValueError(
@@ -217,11 +227,20 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 takes what is left."""
+    """Devices along each mesh axis; -1 takes what is left.
+
+    data, fsdp: examples are divided over both; over fsdp weights too, each layer's gathered when it is at work.
+    tensor: the heads, hidden units and vocabulary of a layer are divided.
+    frozen: "sharded", as trainable weights are; or "replicated" over fsdp, which spares the gathering where they fit.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    frozen: str = "sharded"
+
+    def __post_init__(self):
+        choose(self, frozen=("sharded", "replicated"))
 
 
 @dataclasses.dataclass(frozen=True)

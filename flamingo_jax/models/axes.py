@@ -6,8 +6,11 @@ B batch, L text, N media, T frames, S cells, R latents, D width, H heads, K head
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
+from jax.sharding import PartitionSpec
 
 WEIGHT_AXES = {
     "embed": "a residual width D, read or written",
@@ -29,7 +32,7 @@ WEIGHT_AXES = {
 }
 ACTIVATION_AXES = {
     "batch": "examples B",
-    "images": "B x N x T frames seen by the vision encoder",
+    "images": "B x N x T frames in the vision encoder, B x N media in the resampler",
     "length": "text positions L",
     "act_embed": "width D of activations",
     "act_heads": "heads of activations",
@@ -51,7 +54,8 @@ def named(init, *axes: str | None):
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """States the sharding of an activation by logical names, one per dimension. Unknown names raise ValueError.
 
-    None: a dimension that is never split.
+    None: a dimension that is never split. "images" are split over as many of their mesh axes, from the first on, as
+    divide their number, which differs from dataset to dataset.
 
     Takes effect inside ``jax.jit`` under ``jax.set_mesh`` and ``flax.linen.logical_axis_rules``; elsewhere it does
     nothing.
@@ -59,4 +63,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     for axis in axes:
         if axis is not None and axis not in ACTIVATION_AXES:
             raise ValueError(f"{axis!r} is no activation axis; known: {', '.join(ACTIVATION_AXES)}.")
-    return nn.with_logical_constraint(x, axes)
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    if mesh.empty or not rules:
+        return x
+    spec = [rules.get(axis) for axis in axes]
+    for i, axis in enumerate(axes):
+        while axis == "images" and spec[i] and x.shape[i] % math.prod(mesh.shape[name] for name in spec[i]):
+            spec[i] = spec[i][:-1]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

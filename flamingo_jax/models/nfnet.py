@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamingo_jax.config import NFNetConfig
-from flamingo_jax.models.axes import named
+from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.pixels import normalise
 
 # Activations scaled so that a unit normal input leaves with variance one (Brock et al. 2021, table of gammas).
@@ -51,7 +51,8 @@ class StandardConv(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
-        return x + bias.astype(self.dtype)
+        # Images stay where they are: weights are gathered, although they are split along the channels that come out.
+        return constrain(x + bias.astype(self.dtype), "images", None, None, None)
 
 
 class SqueezeExcite(nn.Module):

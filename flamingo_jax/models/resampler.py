@@ -9,7 +9,7 @@ import numpy as np
 
 from flamingo_jax.config import ResamplerConfig
 from flamingo_jax.models.attention import Attention
-from flamingo_jax.models.axes import named
+from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.layers import Einsum, FeedForward, Norm
 
 
@@ -42,6 +42,8 @@ class ResamplerBlock(nn.Module):
     def __call__(self, x: jax.Array, features: jax.Array | None):
         config = self.config
 
+        x = constrain(x, "images", None, None)
+
         def norm(name):
             return Norm(self.dtype, centred=True, epsilon=config.epsilon, name=name)
 
@@ -58,6 +60,7 @@ class ResamplerBlock(nn.Module):
                 qk_centred=True,
                 qk_bias=True,
                 qk_epsilon=config.epsilon,
+                rows="images",
                 name="attention",
             )
             x = x + attention(queries, keys)

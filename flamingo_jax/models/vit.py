@@ -30,7 +30,7 @@ def grid_rope(shape: tuple[int, int], prefix: int, head_size: int, theta: float)
 def make_attention(config: ViTConfig, dtype: jnp.dtype, name: str) -> Attention:
     """Bidirectional self-attention, or the pooling head's."""
     bias = (config.query_bias, config.key_bias, config.value_bias, config.out_bias)
-    return Attention(config.heads, config.width // config.heads, dtype, bias=bias, name=name)
+    return Attention(config.heads, config.width // config.heads, dtype, bias=bias, rows="images", name=name)
 
 
 def make_mlp(config: ViTConfig, dtype: jnp.dtype, name: str) -> FeedForward:

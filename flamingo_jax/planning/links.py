@@ -31,7 +31,10 @@ class Links:
         kind, moved = kind_of(operation), bytes_of(operation)
         if kind == "collective-permute":
             return self._permute(operation, moved)
-        group = groups_of(operation.text, len(self.places))[0]
+        return self.ring(kind, moved, groups_of(operation.text, len(self.places))[0])
+
+    def ring(self, kind: str, moved: float, group: Sequence[int]) -> float:
+        """Of a collective among the partitions ``group``, of ``moved`` bytes as ``bytes_of`` counts them."""
         if len(group) == 1:
             return 0.0
         places = self.places[list(group)]
@@ -111,11 +114,19 @@ def _pairs(operation: Operation) -> list[tuple[int, int]]:
 
 
 def groups_of(text: str, devices: int) -> list[Sequence[int]]:
-    """The groups of devices of a collective: ``{{0,1},{2,3}}``, or ``[2,2]<=[4]``, or that with a transposition."""
+    """The groups of devices of a collective: ``{{0,1},{2,3}}``, or ``[2,2]<=[4]``, or that with a transposition, or
+    ``mesh['a'=2,'b'=2] {'a'}``: the devices in that shape, one group along the axes named, in their order."""
     if found := re.search(r"replica_groups=\{\{(.*?)\}\}", text):
         return [[int(n) for n in group.split(",")] for group in found[1].split("},{")]
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
         shape, source, turn = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
         numbers = np.arange(math.prod(source)).reshape(source)
         return (numbers.transpose(turn) if turn else numbers).reshape(shape).tolist()
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?: \{([^}]*)\})?", text):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        along = re.findall(r"'(\w+)'", found[2] or "")
+        names = list(sizes)
+        order = [names.index(name) for name in [n for n in names if n not in along] + along]
+        numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values())).transpose(order)
+        return numbers.reshape(-1, math.prod(sizes[name] for name in along)).tolist()
     return [list(range(devices))]

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
-from flamingo_jax.training import checkpoint, hosts, sharding
+from flamingo_jax.training import checkpoint, compiler, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
@@ -64,6 +64,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     config = stage.config
     optimizer = make_optimizer(config.optimizer, config.steps)
     lambdas = {name: mix.weight for name, mix in config.mixture.items()}
+    pieces = {name: mix.microbatches for name, mix in config.mixture.items()}
     rate = learning_rate(config.optimizer, config.steps)
 
     def tell(line: str) -> None:
@@ -78,7 +79,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         seen = Seen(stage.streams, config.mixture, stage.max_unreadable)
         state = _start(stage, optimizer, checkpoints, seen, tell)
         start = int(state["step"])
-        step_fn = _compiled(make_step(stage.objective, lambdas, optimizer, config.mixing), state)
+        step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces)
+        step_fn = compiler.jit(step, state, stage.mesh)
         writer = Writer(stage.directory, resume_step=start)
         stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
@@ -136,12 +138,6 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     return state["params"], final
 
 
-def _compiled(step: Callable, state: dict) -> Callable:
-    """``step`` as the devices run it: the new state where the old one was."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-
-
 def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, seen: Seen, tell) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     example = next(iter(stage.examples.values()))
@@ -181,15 +177,22 @@ def _put(leaf, sharding, dtype: str) -> jax.Array:
 
 
 def place_parts(
-    mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str, put: Callable = _put
+    mesh: Mesh,
+    objective: Objective,
+    example: ExampleConfig,
+    weights: dict,
+    dtype: str,
+    frozen: str = "sharded",
+    put: Callable = _put,
 ) -> tuple[dict, dict]:
     """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
 
-    put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is for arrays.
+    frozen: ``MeshConfig.frozen``. put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is
+    for arrays.
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
-    abstract = shapes.weights(mesh, objective, example, dtype)
+    abstract = shapes.weights(mesh, objective, example, dtype, frozen)
     params, frozen = (traverse.flatten_dict(abstract[name]) for name in ("params", "frozen"))
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)

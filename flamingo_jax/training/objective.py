@@ -24,26 +24,37 @@ class Objective:
     batch; key: for what is random in training (an encoder's stochastic depth), None for nothing.
     monitor(params) -> {name: scalar} worth logging beside the loss. merge(batches, lambdas) -> ({name: batch}, {name:
     weight}): what the losses and their weights must be of, for their sum to be one loss over all examples.
+    weight(batch) -> scalar, what ``loss`` divides a sum over the rows by. Given as ``loss(.., weight=)`` with some of
+    the rows, these add their share to the loss of all (``training/microbatch.py``). None for a loss that is no such
+    sum.
     """
 
     init: Callable
     loss: Callable
     monitor: Callable
     merge: Callable = merge_tokens
+    weight: Callable | None = None
 
 
-def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array, total: jax.Array | None = None) -> jax.Array:
     """Mean cross-entropy of predicting tokens[l + 1] from logits[l], weighted by weights[l + 1]; float32 scalar.
 
-    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted.
+    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted. total: what the
+    sum is divided by instead of the ``token_weight`` of these rows.
     """
+    total = token_weight(weights) if total is None else total
     # Targets are rolled rather than logits cut, and picked by comparison rather than by index: no copy of the
     # largest array of the step, no scatter in its gradient, and a vocabulary split over devices stays split.
     targets = jnp.roll(tokens, -1, axis=1)
     weights = jnp.roll(weights, -1, axis=1).at[:, -1].set(0.0)
     picked = jnp.where(jnp.arange(logits.shape[-1]) == targets[..., None], logits, 0.0).sum(-1)
     losses = jax.nn.logsumexp(logits, axis=-1) - picked
-    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+    return (losses * weights).sum() / total
+
+
+def token_weight(weights: jax.Array) -> jax.Array:
+    """What the mean of ``token_loss`` is taken over: the weights [B, L] of tokens that have one before them."""
+    return jnp.maximum(weights[:, 1:].sum(), 1.0)
 
 
 def contrastive_loss(
@@ -65,11 +76,11 @@ def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     """Next-token prediction on text; every weight is trainable."""
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
-    def loss(params, frozen, batch, key=None):
+    def loss(params, frozen, batch, key=None, weight=None):
         logits = model.apply({"params": params}, batch["tokens"], _mask(batch, pad))
-        return token_loss(logits, batch["tokens"], batch["weights"])
+        return token_loss(logits, batch["tokens"], batch["weights"], weight)
 
-    return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {})
+    return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {}, weight=_weight)
 
 
 def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
@@ -100,12 +111,16 @@ def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], _mask(batch, pad)
 
-    def loss(params, frozen, batch, key=None):
+    def loss(params, frozen, batch, key=None, weight=None):
         rngs = _streams(key) if "vision" not in config.frozen else {}
         logits = model.apply({"params": params, "frozen": frozen}, *inputs(batch), rngs=rngs)
-        return token_loss(logits, batch["tokens"], batch["weights"])
+        return token_loss(logits, batch["tokens"], batch["weights"], weight)
 
-    return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates)
+    return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates, weight=_weight)
+
+
+def _weight(batch: dict) -> jax.Array:
+    return token_weight(batch["weights"])
 
 
 def _mask(batch: dict, pad: int) -> jax.Array:
