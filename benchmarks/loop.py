@@ -28,7 +28,7 @@ from absl import logging
 
 from flamingo_jax import config as configs
 from flamingo_jax import pipeline
-from flamingo_jax.training import loop
+from flamingo_jax.training import compiler
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
 # name: (documents a batch, the language model's sizes, updates between two looks at the clock)
@@ -90,14 +90,14 @@ def measure(workdir: pathlib.Path, rows: int, model: dict, seconds: float, chunk
     given["stages"]["language"] |= {"steps": 10**6, "mixture": {"text": {"batch_size": rows}}}
     given["model"]["language"] |= model
     found: list = []
-    compiled = loop._compiled
-    loop._compiled = lambda *arguments: alternate(compiled(*arguments), seconds, chunk, found)
+    compiled = compiler.jit
+    compiler.jit = lambda *arguments: alternate(compiled(*arguments), seconds, chunk, found)
     try:
         pipeline.run(configs.build(given), workdir, say=lambda line: None)
     except Enough:
         pass
     finally:
-        loop._compiled = compiled
+        compiler.jit = compiled
         shutil.rmtree(workdir / "language")
     return found
 
