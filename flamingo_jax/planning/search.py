@@ -89,9 +89,8 @@ def choices(
     for mesh_config in _meshes(len(devices), config):
         try:
             mesh = sharding.make_mesh(mesh_config, devices)
-            held = {
-                part: _held(mesh, boxed[part], mesh_config.frozen if part == "frozen" else "sharded") for part in boxed
-            }
+            policy = {"params": "", "frozen": mesh_config.frozen}
+            held = {part: _held(mesh, boxed[part], policy[part]) for part in boxed}
         except ValueError:
             continue
         links = links_of(mesh)
@@ -156,7 +155,7 @@ def _meshes(count: int, config: RunConfig) -> Iterator[MeshConfig]:
 
 def _held(mesh, boxed: dict, frozen: str) -> dict[str, float]:
     """{"device": elements that a device holds, "layers": elements of what the decoder reads}. Raises ValueError."""
-    places = sharding.shard_tree(mesh, boxed, sharding.FROZEN_RULES[frozen])
+    places = sharding.shard_tree(mesh, boxed, frozen)
     shapes = nn.meta.unbox(boxed)
     sizes = jax.tree.map(lambda leaf, place: math.prod(place.shard_shape(leaf.shape)), shapes, places)
     decoder = shapes.get("decoder", shapes)
