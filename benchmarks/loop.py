@@ -32,7 +32,7 @@ from flamingo_jax.training import loop
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
 # name: (documents a batch, the language model's sizes, updates between two looks at the clock)
-SIZES = {"small": (4, dict(width=32, depth=1, heads=2), 50), "large": (8, dict(width=256, depth=2, heads=4), 4)}
+SIZES = {"small": (4, dict(width=32, depth=1, heads=2), 50), "large": (8, dict(width=512, depth=2, heads=8), 3)}
 SHARE, LEAST = 0.03, 2e-3
 WARM = 5  # updates before the first look
 

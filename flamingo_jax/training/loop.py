@@ -104,6 +104,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             progress.update(step, values, **work, seconds_at_peak=speed.seconds_at_peak)
             speed.done(step)
             if step % log_every == 0:
+                values["learning_rate"] = float(rate(step - 1))  # of the update that became this step
                 writer.write(step, values, speed.look(step))
             return values
 
@@ -123,7 +124,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             profile.after(step + 1, state)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
             report(step, metrics)
-            metrics |= new | {"learning_rate": rate(step)}
+            metrics |= new
             may_save = (step + 1) % look == 0 and step + 1 + round_length <= config.steps
             if may_save and hosts.agree(time.monotonic() - saved > config.checkpoint_every_seconds):
                 report(step + 1, metrics)
