@@ -177,9 +177,9 @@ class StageConfig:
         pieces = {name: mix.microbatches for name, mix in self.mixture.items() if mix.microbatches > 1}
         if pieces and self.objective == "contrastive":
             raise ValueError(
-                "A contrastive stage compares all pairs of a batch with each other, so that pieces of it have no losses "
-                f"of their own, but mixture has the microbatches {pieces}; leave them at 1, and give smaller batches or "
-                "more devices."
+                "A contrastive stage compares all pairs of a batch with each other, so that pieces of it have no "
+                f"losses of their own, but mixture has the microbatches {pieces}; leave them at 1, and give smaller "
+                "batches or more devices."
             )
         weights = {name: mix.weight for name, mix in self.mixture.items()}
         if self.mixing == "merged" and self.objective == "contrastive" and len(set(weights.values())) > 1:

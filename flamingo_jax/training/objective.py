@@ -25,7 +25,8 @@ class Objective:
     monitor(params) -> {name: scalar} worth logging beside the loss. merge(batches, lambdas) -> ({name: batch}, {name:
     weight}): what the losses and their weights must be of, for their sum to be one loss over all examples.
     weight(batch) -> scalar, what ``loss`` divides a sum over the rows by. Given as ``loss(.., weight=)`` with some of
-    the rows, these add their share to the loss of all (``training/microbatch.py``). None for a loss that is no such sum.
+    the rows, these add their share to the loss of all (``training/microbatch.py``). None for a loss that is no such
+    sum.
     """
 
     init: Callable
