@@ -45,6 +45,8 @@ RULES = {
     "act_embed": None,
     "act_heads": "tensor",
     "act_vocab": "tensor",
+    "lookup_batch": "data",
+    "lookup_embed": "fsdp",
 }
 assert RULES.keys() == WEIGHT_AXES.keys() | ACTIVATION_AXES.keys(), "every logical axis has exactly one rule"
 
