@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -87,12 +88,13 @@ def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dic
 
 def search(config: configs.RunConfig, name: str, stage: str, devices: list) -> None:
     """Keeps the plans of the best choices, and prints them ranked. Raises ValueError when none fits a chip's memory."""
-    from flamingo_jax.planning import compile, report
+    from flamingo_jax.planning import compile, report, topology
     from flamingo_jax.planning import search as searching
     from flamingo_jax.training import chips
 
     chip = chips.find(_TOPOLOGY.value)
-    ranked = searching.choices(config, stage, _TOPOLOGY.value, devices, compile.needed(config, stage))
+    links = functools.partial(topology.links, _TOPOLOGY.value)
+    ranked = searching.choices(config, stage, devices, links, compile.needed(config, stage))
     best = searching.best(ranked, chip.memory, _SEARCH.value)
     print(f"{len(ranked)} choices divide; the best {len(best)} of those that seem to fit are compiled.", flush=True)
     plans = []
@@ -129,14 +131,15 @@ def keep(plan: dict, folder: str) -> None:
 
 def check(plan: dict, config: configs.RunConfig, devices: list) -> None:
     """Raises ValueError when the step does not fit into a chip's memory: by how much, and what would fit."""
-    from flamingo_jax.planning import compile
+    from flamingo_jax.planning import compile, topology
     from flamingo_jax.planning import search as searching
 
     peak, most = plan["memory_bytes"]["peak"], plan["memory_bytes"]["chip"]
     if peak <= most:
         return
     stage = plan["stage"]
-    ranked = searching.choices(config, stage, _TOPOLOGY.value, devices, compile.needed(config, stage))
+    links = functools.partial(topology.links, _TOPOLOGY.value)
+    ranked = searching.choices(config, stage, devices, links, compile.needed(config, stage))
     near = searching.nearest(ranked, plan)
     raise ValueError(
         f"The step needs {peak / 2**30:.1f} GiB a device, {(peak - most) / 2**30:.1f} more than there are. "

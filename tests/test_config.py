@@ -63,6 +63,12 @@ def test_json_is_stable():
         ("model.language.heads", 5, r"config\.model\.language: width 64 does not divide into 5 heads"),
         ("evaluation.batch_size", 0, r"config\.evaluation\.batch_size must be at least 1"),
         ("evaluation.shots", (), r"config\.evaluation\.shots must hold"),
+        ("stages.flamingo.mixture.m3w.microbatches", 0, r"mixture\.m3w\.microbatches must be at least 1, but is 0"),
+        (
+            "stages.contrastive.mixture.ltip.microbatches",
+            2,
+            r"config\.stages\.contrastive: A contrastive stage compares all pairs .* the microbatches \{'ltip': 2\}",
+        ),
         ("datasets.align.example.media", 0, r"stages\.contrastive shows media .*datasets\.align\.example\.media=0"),
         (
             "datasets.align.example.fill",

@@ -37,6 +37,8 @@ ACTIVATION_AXES = {
     "act_embed": "width D of activations",
     "act_heads": "heads of activations",
     "act_vocab": "vocabulary of logits",
+    "lookup_batch": "examples B for which a device looks up its part of the token table",
+    "lookup_embed": "width D of that part",
 }
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from flamingo_jax.config import MeshConfig, RunConfig
 from flamingo_jax.data import packing
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.planning.links import Links
-from flamingo_jax.planning.topology import links as links_of
 from flamingo_jax.training import sharding
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -74,8 +74,11 @@ def apply(config: RunConfig, name: str, choice: Choice) -> RunConfig:
     )
 
 
-def choices(config: RunConfig, name: str, topology: str, devices: list[jax.Device], flops: int) -> list[Choice]:
-    """All that divide, the fastest first. flops: that losses and gradients need, of all devices."""
+def choices(
+    config: RunConfig, name: str, devices: list[jax.Device], links_of: Callable[[Mesh], Links], flops: int
+) -> list[Choice]:
+    """All that divide, the fastest first. links_of: what joins a mesh's devices. flops: that losses and gradients need,
+    of all devices together."""
     stage = config.stages[name]
     objective = OBJECTIVES[stage.objective](config.model, (config.model.language.vocab_size,), 0)
     key = next(iter(stage.mixture))
@@ -86,12 +89,11 @@ def choices(config: RunConfig, name: str, topology: str, devices: list[jax.Devic
     for mesh_config in _meshes(len(devices), config):
         try:
             mesh = sharding.make_mesh(mesh_config, devices)
-            held = {
-                part: _held(mesh, boxed[part], mesh_config.frozen if part == "frozen" else "sharded") for part in boxed
-            }
+            policy = {"params": "", "frozen": mesh_config.frozen}
+            held = {part: _held(mesh, boxed[part], policy[part]) for part in boxed}
         except ValueError:
             continue
-        links = links_of(topology, mesh)
+        links = links_of(mesh)
         for remat, pieces in itertools.product(_REMAT, _PIECES):
             choice = Choice(mesh_config, remat, pieces)
             try:
@@ -153,7 +155,7 @@ def _meshes(count: int, config: RunConfig) -> Iterator[MeshConfig]:
 
 def _held(mesh, boxed: dict, frozen: str) -> dict[str, float]:
     """{"device": elements that a device holds, "layers": elements of what the decoder reads}. Raises ValueError."""
-    places = sharding.shard_tree(mesh, boxed, sharding.FROZEN_RULES[frozen])
+    places = sharding.shard_tree(mesh, boxed, frozen)
     shapes = nn.meta.unbox(boxed)
     sizes = jax.tree.map(lambda leaf, place: math.prod(place.shard_shape(leaf.shape)), shapes, places)
     decoder = shapes.get("decoder", shapes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -45,11 +45,10 @@ RULES = {
     "act_embed": None,
     "act_heads": "tensor",
     "act_vocab": "tensor",
+    "lookup_batch": "data",
+    "lookup_embed": "fsdp",
 }
 assert RULES.keys() == WEIGHT_AXES.keys() | ACTIVATION_AXES.keys(), "every logical axis has exactly one rule"
-
-# Frozen weights by ``MeshConfig.frozen``: without gradients and moments they may fit where trainable ones do not.
-FROZEN_RULES = {"sharded": RULES, "replicated": RULES | {"embed": None, "channels_out": None}}
 
 LARGE = 2**20  # elements; a weight above this must not be replicated when there is an axis to split it over
 
@@ -93,10 +92,11 @@ def use(mesh: Mesh):
         yield
 
 
-def shard_tree(mesh: Mesh, boxed, rules: Mapping = RULES) -> dict:
+def shard_tree(mesh: Mesh, boxed, frozen: str = "") -> dict:
     """NamedShardings for a tree of boxed abstract weights (``jax.eval_shape(model.init, ..)``), unboxed in structure.
 
-    rules: ``RULES``, or those that replicate frozen weights on purpose.
+    frozen: of frozen weights, what ``MeshConfig.frozen`` says. They have neither gradients nor moments: "replicated"
+    leaves fsdp out, and "sharded" too for those outside of loops over layers, which would be gathered all at once.
 
     Raises ValueError, naming all offenders at once, for an axis that does not divide and for a large replicated weight.
     """
@@ -106,7 +106,9 @@ def shard_tree(mesh: Mesh, boxed, rules: Mapping = RULES) -> dict:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = box.names if isinstance(box, nn.LogicallyPartitioned) else (None,) * box.ndim
         shape = box.value.shape if isinstance(box, nn.LogicallyPartitioned) else box.shape
-        places = [None if axis is None else _rule(rules, axis) for axis in axes]
+        places = [None if axis is None else _rule(axis) for axis in axes]
+        if frozen == "replicated" or (frozen and not {"layers", "groups"} & set(axes)):
+            places = [None if place == "fsdp" else place for place in places]
         if math.prod(shape) <= LARGE:  # the first convolutions have fewer channels than a pod has devices
             for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
                 if axis == "channels_out" and size % _ways(mesh, places[i]):
@@ -120,7 +122,7 @@ def shard_tree(mesh: Mesh, boxed, rules: Mapping = RULES) -> dict:
             errors.append(f"{name} {shape}: two of the axes {axes} are split over the same mesh axis, {used}")
             return replicated(mesh)
         split = math.prod(_ways(mesh, mesh_axis) for mesh_axis in used)
-        if rules is RULES and math.prod(shape) > LARGE and split == 1 and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+        if not frozen and math.prod(shape) > LARGE and split == 1 and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
             errors.append(f"{name} {shape}: a large weight with axes {axes} would be replicated on every device")
         return NamedSharding(mesh, spec)
 
@@ -140,10 +142,10 @@ def _ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _rule(rules: Mapping, axis: str):
-    if axis not in rules:
-        raise ValueError(f"Logical axis {axis!r} has no sharding rule; known: {', '.join(rules)}.")
-    return rules[axis]
+def _rule(axis: str):
+    if axis not in RULES:
+        raise ValueError(f"Logical axis {axis!r} has no sharding rule; known: {', '.join(RULES)}.")
+    return RULES[axis]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -42,8 +42,8 @@ def weights(
     with sharding.use(mesh):
         boxed = jax.eval_shape(lambda batch: objective.init(jax.random.key(0), batch), smallest)
         boxed = {name: boxed.get(name, {}) for name in ("params", "frozen")}
-        rules = {"params": sharding.RULES, "frozen": sharding.FROZEN_RULES[frozen]}
-        places = {name: sharding.shard_tree(mesh, tree, rules[name]) for name, tree in boxed.items()}
+        policy = {"params": "", "frozen": frozen}
+        places = {name: sharding.shard_tree(mesh, tree, policy[name]) for name, tree in boxed.items()}
         shapes = jax.eval_shape(nn.meta.unbox, boxed)
     shapes["frozen"] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes["frozen"])
     return jax.tree.map(_placed, shapes, places)

@@ -66,4 +66,8 @@ def test_groups():
     assert links.groups_of("replica_groups={{0,2},{1,3}}", 4) == [[0, 2], [1, 3]]
     assert links.groups_of("replica_groups=[2,2]<=[4]", 4) == [[0, 1], [2, 3]]
     assert links.groups_of("replica_groups=[2,2]<=[2,2]T(1,0)", 4) == [[0, 2], [1, 3]]
+    mesh = "replica_groups=mesh['a'=2,'b'=2,'c'=2]"
+    assert links.groups_of(mesh + " {'b'}", 8) == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert links.groups_of(mesh + " {'a','c'}", 8) == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert links.groups_of(mesh + ", dimensions={0}", 8) == [[i] for i in range(8)]
     assert links.groups_of("replica_groups={}", 3) == [[0, 1, 2]]

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
-from flamingo_jax.training import checkpoint, loop, metrics, objective, sharding
+from flamingo_jax.training import checkpoint, loop, metrics, microbatch, objective, sharding
 from flamingo_jax.training.step import make_step
 
 
@@ -198,6 +198,28 @@ def test_progress_counts_an_update_of_a_round_on_average(model_config, tmp_path)
     mixed = dataclasses.replace(plain, config=config, examples=examples)
     assert loop._work_per_step(mixed, round_length=1) == {"tokens": 128, "images": 20}
     assert loop._work_per_step(mixed, round_length=2) == {"tokens": 64, "images": 10}
+
+
+def test_a_mixtures_microbatches_are_those_of_its_steps(model_config, tmp_path, monkeypatch):
+    """All documents of the whole batch are counted, and a change of pieces between two starts is said."""
+    asked, gradient = [], microbatch.gradient
+    monkeypatch.setattr(microbatch, "gradient", lambda goal, pieces: asked.append(pieces) or gradient(goal, pieces))
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+    def cut(directory, pieces, last=None):
+        plain = stage(model_config, tmp_path / directory, Numbers(last), mesh, steps=3, every=0.0)
+        return dataclasses.replace(
+            plain, config=dataclasses.replace(plain.config, mixture={"text": MixConfig(8, microbatches=pieces)})
+        )
+
+    whole, _ = loop.train(cut("whole", 1), lambda _: None)
+    with pytest.raises(Killed):
+        loop.train(cut("cut", 2, last=2))
+    said = []
+    pieces, metrics = loop.train(cut("cut", 4), said.append)
+    assert asked == [1, 2, 4] and said[0] == "language: text: microbatches is 4 from here on, and was 2"
+    assert metrics["seen/text/documents"] == 24 and metrics["seen/text/tokens"] == 24 * 12
+    chex.assert_trees_all_close(pieces, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_checkpoint_continues_on_another_mesh(model_config, tmp_path):

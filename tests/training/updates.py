@@ -1,11 +1,11 @@
 """Whole updates of a tiny model on any mesh, by one process or several; what several test files share, and a script.
 
-    python updates.py FOLDER NUMBER COUNT ADDRESS 1x2x4 ...
+    python updates.py FOLDER NUMBER COUNT ADDRESS flamingo 1x2x4 ...
 
-is process NUMBER of COUNT, and writes what the flamingo updates on every mesh give to FOLDER/1x2x4.npz.
+is process NUMBER of COUNT, and writes what the objective's updates on every mesh give to FOLDER/1x2x4.npz.
 """
 
-import functools
+import dataclasses
 import pathlib
 import sys
 
@@ -57,7 +57,13 @@ MIXTURE = {
     "pairs": MixConfig(8, weight=0.2),
     "clips": MixConfig(8, weight=0.03),
 }
-# No rate is left to warm up after the first update, and the gradients are longer than what clipping leaves of them.
+# Of every objective; weights are equal where merged pairs need it.
+MIXTURES = {
+    "flamingo": MIXTURE,
+    "language": {name: MIXTURE[name] for name in ("packed", "pages")},
+    "contrastive": {name: dataclasses.replace(MIXTURE[name], weight=1.0) for name in ("pairs", "clips")},
+}
+# The rate is 0 in the first update and whole in the second; clipping leaves a small part of the gradients.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup=1, clip=0.1)
 MESHES = [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2), (2, 1, 4), (1, 8, 1), (1, 4, 2), (1, 2, 4), (1, 1, 8)]
 ONE = (1, 1, 1)
@@ -67,14 +73,10 @@ def goal(name="flamingo", model=MODEL):
     return OBJECTIVES[name](model, new_tokens=(3,), pad=0)
 
 
-def row_shape(name, mixture=MIXTURE):
-    return packing.row_shape(EXAMPLES[name], mixture[name])
-
-
-def batch(name, seed, mixture=MIXTURE):
+def batch(name, mix, seed):
     """A random batch of a dataset. The later a row is the more of its tokens count; the first is an unreadable one."""
-    rng, shape, mix = np.random.default_rng(seed), row_shape(name, mixture), mixture[name]
-    out, rows = empty_batch(shape, mix.rows), mix.rows
+    rng, shape, rows = np.random.default_rng(seed), packing.row_shape(EXAMPLES[name], mix), mix.rows
+    out = empty_batch(shape, rows)
     out["tokens"] = rng.integers(4, MODEL.language.vocab_size, out["tokens"].shape, np.int32)
     out["media"] = rng.integers(0, 256, out["media"].shape, np.uint8)
     out["media_mask"][:] = True
@@ -90,11 +92,6 @@ def batch(name, seed, mixture=MIXTURE):
         out[key][0] = 0
     out["media_mask"][0], out["unreadable"][0] = False, (1, 0)
     return out
-
-
-@functools.cache
-def batches(names=tuple(MIXTURE), seed=0):
-    return {name: batch(name, seed + i) for i, name in enumerate(names)}
 
 
 def make_mesh(sizes):
@@ -123,11 +120,11 @@ def put(described, values):
     return traverse.unflatten_dict({path: place(path, leaf) for path, leaf in flat.items()}, sep="/")
 
 
-def prepare(sizes, objective="flamingo", mixture=MIXTURE, way="accumulation", model=MODEL, optimizer=OPTIMIZER):
+def prepare(sizes, objective="flamingo", way="accumulation", mixture=None, model=MODEL):
     """(mesh, step, state, frozen), ready to run or to lower; the state's shapes and places are those of the loop."""
-    mesh, which, names = make_mesh(sizes), goal(objective, model), tuple(mixture)
-    tx = make_optimizer(optimizer, 100)
-    weights = shapes.weights(mesh, which, row_shape(names[0], mixture))
+    mesh, which, mixture = make_mesh(sizes), goal(objective, model), mixture or MIXTURES[objective]
+    tx, (name, mix) = make_optimizer(OPTIMIZER, 100), next(iter(mixture.items()))
+    weights = shapes.weights(mesh, which, packing.row_shape(EXAMPLES[name], mix))
     whole = shapes.state(mesh, tx, weights["params"])
     places = jax.tree.map(lambda leaf: leaf.sharding, whole)
     params, frozen = (put(weights[key], filled(weights[key])) for key in ("params", "frozen"))
@@ -139,22 +136,27 @@ def prepare(sizes, objective="flamingo", mixture=MIXTURE, way="accumulation", mo
         return mesh, step, start(params), frozen
 
 
-def feed(mesh, name, seed, mixture=MIXTURE):
-    """A global batch, of which this process makes its part."""
+def feed(mesh, mixture, seed):
+    """Global batches of a mixture, of which this process makes its part."""
     part, parts = sharding.host_part(mesh, jax.process_index())
-    rows = mixture[name].rows // parts
-    made = {key: value[part * rows : (part + 1) * rows] for key, value in batch(name, seed, mixture).items()}
-    return sharding.put_batch(mesh, made)
+
+    def put(name, mix, seed):
+        rows = mix.rows // parts
+        made = {key: value[part * rows : (part + 1) * rows] for key, value in batch(name, mix, seed).items()}
+        return sharding.put_batch(mesh, made)
+
+    return {name: put(name, mix, seed + i) for i, (name, mix) in enumerate(mixture.items())}
 
 
-def run(sizes, objective="flamingo", mixture=MIXTURE, way="accumulation", steps=2, **options):
-    """{path: array on the host} after ``steps`` updates: weights, first moments, and every update's metrics."""
-    mesh, step, state, frozen = prepare(sizes, objective, mixture, way, **options)
+def run(sizes, objective="flamingo", way="accumulation", mixture=None):
+    """{path: array on the host} after two updates, or three in turn: weights, first moments, every update's metrics."""
+    mixture = mixture or MIXTURES[objective]
+    mesh, step, state, frozen = prepare(sizes, objective, way, mixture)
     out = {}
     with sharding.use(mesh):
-        for number in range(steps):
+        for number in range(3 if way == "round_robin" else 2):
             names = mixing.turn(way, tuple(mixture), number)
-            given = {name: feed(mesh, name, 10 * number + i, mixture) for i, name in enumerate(names)}
+            given = feed(mesh, {name: mixture[name] for name in names}, 10 * number)
             state, metrics = step(state, frozen, given)
             out |= {f"update {number}/{name}": value for name, value in metrics.items()}
     out |= traverse.flatten_dict({"weights": state["params"], "moments": moments(state)}, sep="/")
@@ -178,9 +180,9 @@ def assert_same(found, expected, tolerance=1e-5):
 
 
 if __name__ == "__main__":
-    folder, number, count, address, *meshes = sys.argv[1:]
+    folder, number, count, address, objective, *meshes = sys.argv[1:]
     jax.distributed.initialize(address, int(count), int(number))
     for mesh in meshes:
-        result = run(tuple(map(int, mesh.split("x"))))
+        result = run(tuple(map(int, mesh.split("x"))), objective)
         if jax.process_index() == 0:
             np.savez(pathlib.Path(folder) / f"{mesh}.npz", **result)
