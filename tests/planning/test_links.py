@@ -70,4 +70,8 @@ def test_groups():
     assert links.groups_of(mesh + " {'b'}", 8) == [[0, 2], [1, 3], [4, 6], [5, 7]]
     assert links.groups_of(mesh + " {'a','c'}", 8) == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert links.groups_of(mesh + ", dimensions={0}", 8) == [[i] for i in range(8)]
+    turned = "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}"
+    assert links.groups_of(turned, 8) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(ValueError, match="No groups of devices are known in 'replica_groups=some'"):
+        links.groups_of("replica_groups=some", 8)
     assert links.groups_of("replica_groups={}", 3) == [[0, 1, 2]]
