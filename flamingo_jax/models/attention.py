@@ -107,12 +107,12 @@ class Attention(nn.Module):
         x = attend(q, k, v, mask, scale=scale, bias=bias, softcap=self.softcap)
         shape = (self.heads, self.head_size, queries.shape[-1])
         fan_in = self.heads * self.head_size
-        out = Einsum(shape, ("heads", "head", "embed"), fan_in, self.dtype, int(self.bias[3]), name="out")
+        out = Einsum(shape, ("heads", "head", "embed"), fan_in, self.dtype, int(self.bias[3]), self.rows, name="out")
         return out("BHLK,HKD->BLD", x)
 
     def _project(self, name: str, x: jax.Array, heads: int, axis: str, bias: bool) -> jax.Array:
         shape = (x.shape[-1], heads, self.head_size)
-        layer = Einsum(shape, ("embed", axis, "head"), x.shape[-1], self.dtype, 2 * bias, name=name)
+        layer = Einsum(shape, ("embed", axis, "head"), x.shape[-1], self.dtype, 2 * bias, self.rows, name=name)
         x = layer("BLD,DHK->BHLK", x)
         if self.clip:
             x = jnp.clip(x, -self.clip, self.clip)

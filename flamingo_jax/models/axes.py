@@ -6,7 +6,9 @@ B batch, L text, N media, T frames, S cells, R latents, D width, H heads, K head
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -73,3 +75,35 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
         while axis == "images" and spec[i] and x.shape[i] % math.prod(mesh.shape[name] for name in spec[i]):
             spec[i] = spec[i][:-1]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def gather(w: jax.Array, axes: Sequence[str | None], rows: str = "batch") -> jax.Array:
+    """A weight as a layer uses it: whole along the mesh axes over which its ``rows`` ("batch" or "images") are divided.
+
+    Said rather than left to the compiler, which now and then leaves weights as they are and sends activations, many
+    times their size. The gradient goes the other way: added up, and divided as the weight is. axes: logical names, one
+    per dimension. Takes effect where ``constrain`` does.
+    """
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    if mesh.empty or not rules:
+        return w
+    own = [rules.get(axis) for axis in axes]
+    whole = [None if place in rules[rows] else place for place in own]
+    own = [place if place and size % mesh.shape[place] == 0 else None for place, size in zip(own, w.shape, strict=True)]
+    return _gather(w, PartitionSpec(*whole), PartitionSpec(*own))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(w: jax.Array, whole: PartitionSpec, own: PartitionSpec) -> jax.Array:
+    return jax.lax.with_sharding_constraint(w, whole)
+
+
+def _gather_forward(w, whole, own):
+    return _gather(w, whole, own), None
+
+
+def _gather_backward(whole, own, _, gradient):
+    return (jax.lax.with_sharding_constraint(gradient, own),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

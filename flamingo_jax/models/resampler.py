@@ -64,7 +64,7 @@ class ResamplerBlock(nn.Module):
                 name="attention",
             )
             x = x + attention(queries, keys)
-        mlp = FeedForward(config.activation, self.dtype, config.mlp_width, name="mlp")
+        mlp = FeedForward(config.activation, self.dtype, config.mlp_width, rows="images", name="mlp")
         return x + mlp(norm("mlp_norm")(x)), None
 
 
@@ -80,7 +80,9 @@ class Resampler(nn.Module):
         batch, frames, cells, channels = features.shape
         x = features
         if config.project:
-            project = Einsum((channels, config.width), ("features", "embed"), channels, self.dtype, name="project")
+            shape = (channels, config.width)
+            axes = ("features", "embed")
+            project = Einsum(shape, axes, channels, self.dtype, rows="images", name="project")
             x = project("BTSC,CD->BTSD", features)
         if config.frames:
             init = named(nn.initializers.normal(0.02), "frames", "embed")

@@ -34,7 +34,8 @@ def make_attention(config: ViTConfig, dtype: jnp.dtype, name: str) -> Attention:
 
 
 def make_mlp(config: ViTConfig, dtype: jnp.dtype, name: str) -> FeedForward:
-    return FeedForward(config.activation, dtype, config.mlp_width, config.mlp == "gated", config.mlp_bias, name=name)
+    kind = (config.activation, dtype, config.mlp_width, config.mlp == "gated", config.mlp_bias)
+    return FeedForward(*kind, rows="images", name=name)
 
 
 class ViTBlock(nn.Module):
@@ -82,7 +83,13 @@ class ViT(nn.Module):
         size = config.patch_size**2 * 3
         patches, shape = self._patches(images) if images.ndim == 4 else (images, None)
         embed = Einsum(
-            (size, config.width), ("channels_in", "embed"), size, self.dtype, int(config.patch_bias), name="patch"
+            (size, config.width),
+            ("channels_in", "embed"),
+            size,
+            self.dtype,
+            int(config.patch_bias),
+            "images",
+            name="patch",
         )
         x = embed("BPC,CD->BPD", patches)
         x, rope = self._place(x, shape, shapes)
