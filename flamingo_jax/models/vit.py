@@ -82,15 +82,8 @@ class ViT(nn.Module):
         config = self.config
         size = config.patch_size**2 * 3
         patches, shape = self._patches(images) if images.ndim == 4 else (images, None)
-        embed = Einsum(
-            (size, config.width),
-            ("channels_in", "embed"),
-            size,
-            self.dtype,
-            int(config.patch_bias),
-            "images",
-            name="patch",
-        )
+        axes, bias = ("channels_in", "embed"), int(config.patch_bias)
+        embed = Einsum((size, config.width), axes, size, self.dtype, bias, "images", name="patch")
         x = embed("BPC,CD->BPD", patches)
         x, rope = self._place(x, shape, shapes)
         if config.pre_norm:

@@ -11,8 +11,7 @@ import updates
 from updates import MODEL
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, MixConfig, NFNetConfig, ResamplerConfig
-from flamingo_jax.training import flops
-from flamingo_jax.training import sharding
+from flamingo_jax.training import flops, sharding
 from flamingo_jax.training.objective import OBJECTIVES
 
 PAGES = {"pages": MixConfig(8)}
