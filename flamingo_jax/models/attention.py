@@ -116,7 +116,8 @@ class Attention(nn.Module):
         x = layer("BLD,DHK->BHLK", x)
         if self.clip:
             x = jnp.clip(x, -self.clip, self.clip)
-        return constrain(x, self.rows, "act_heads" if self.rows == "batch" else None, None, None)
+        divided = ("act_heads", "length") if self.rows == "batch" else (None, None)
+        return constrain(x, self.rows, *divided, None)
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
         heads = 0 if self.qk_norm == "head" else x.shape[1]
