@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -11,9 +12,10 @@ import optax
 
 from flamingo_jax.config import ModelConfig
 from flamingo_jax.models.contrastive import Contrastive
-from flamingo_jax.models.decoder import Decoder
+from flamingo_jax.models.decoder import Decoder, unembed
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training.mixing import merge_pairs, merge_tokens
+from flamingo_jax.training.text import token_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +32,6 @@ class Objective:
     loss: Callable
     monitor: Callable
     merge: Callable = merge_tokens
-
-
-def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean cross-entropy of predicting tokens[l + 1] from logits[l], weighted by weights[l + 1]; float32 scalar.
-
-    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted.
-    """
-    # Targets are rolled rather than logits cut, and picked by comparison rather than by index: no copy of the
-    # largest array of the step, no scatter in its gradient, and a vocabulary split over devices stays split.
-    targets = jnp.roll(tokens, -1, axis=1)
-    weights = jnp.roll(weights, -1, axis=1).at[:, -1].set(0.0)
-    picked = jnp.where(jnp.arange(logits.shape[-1]) == targets[..., None], logits, 0.0).sum(-1)
-    losses = jax.nn.logsumexp(logits, axis=-1) - picked
-    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
 def contrastive_loss(
@@ -66,8 +54,8 @@ def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
     def loss(params, frozen, batch, key=None):
-        logits = model.apply({"params": params}, batch["tokens"], _mask(batch, pad))
-        return token_loss(logits, batch["tokens"], batch["weights"])
+        _, sown = model.apply({"params": params}, batch["tokens"], _mask(batch, pad), mutable=["intermediates"])
+        return _text_loss(model, params, sown["intermediates"], batch)
 
     return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {})
 
@@ -96,16 +84,26 @@ def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> O
 def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
     """Text given interleaved media, vision encoder and language model frozen (paper 2)."""
     model = Flamingo(config, new_tokens)
+    decoder = Decoder(config.language, jnp.dtype(config.dtype), new_tokens=new_tokens)
 
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], _mask(batch, pad)
 
     def loss(params, frozen, batch, key=None):
         rngs = _streams(key) if "vision" not in config.frozen else {}
-        logits = model.apply({"params": params, "frozen": frozen}, *inputs(batch), rngs=rngs)
-        return token_loss(logits, batch["tokens"], batch["weights"])
+        variables = {"params": params, "frozen": frozen}
+        _, sown = model.apply(variables, *inputs(batch), rngs=rngs, mutable=["intermediates"])
+        weights = {**frozen.get("decoder", {}), **params["decoder"]}
+        return _text_loss(decoder, weights, sown["intermediates"]["decoder"], batch)
 
     return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates)
+
+
+def _text_loss(decoder: Decoder, weights: dict, sown: dict, batch: dict) -> jax.Array:
+    """``token_loss`` of the states that a decoder has sown; the logits that it returns are then not computed."""
+    (hidden,) = sown["hidden"]
+    head = functools.partial(unembed, decoder, weights)
+    return token_loss(head, hidden, batch["tokens"], batch["weights"], decoder.config.vocab_rows)
 
 
 def _mask(batch: dict, pad: int) -> jax.Array:
