@@ -106,7 +106,7 @@ def make_ours(folder: pathlib.Path):
     from flamingo_jax.training.step import make_step
 
     model = load_open_flamingo(folder, json.loads((folder / "config.json").read_text()))
-    config = dataclasses.replace(model.config, remat="none")
+    config = dataclasses.replace(model.config, remat=os.environ.get("FREMAT", "none"))
     objective = OBJECTIVES["flamingo"](config, model.new_tokens, VOCABULARY - 1)
     variables = model.place()
     optimizer = make_optimizer(OptimizerConfig(warmup=1), 1000)
