@@ -1,25 +1,26 @@
 """A training step on a CPU, ours against OpenFlamingo's, on the same weights and batch, in one run.
 
-OpenFlamingo runs from a virtual environment of its own, with the newest versions it is known to run with:
+OpenFlamingo runs from a virtual environment of its own, with versions that it is known to run with:
 
     python3 -m venv peer
-    peer/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
+    peer/bin/pip install torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
     peer/bin/pip install transformers==4.33.3 "numpy<2" safetensors einops einops-exts
     peer/bin/pip install --no-deps open-flamingo==2.0.1 open_clip_torch==2.20.0
     python benchmarks/open_flamingo.py --peer=peer/bin/python
 
 The model: GPT-NeoX 12 x 512 with the 50,280 tokens that OpenFlamingo leaves of its vocabulary, OpenCLIP's ViT 12 x 384
-with patches of 16 at 224 pixels, OpenFlamingo's resampler and gated cross-attention in every layer; random weights, gates
-open, exported by ``flamingo_jax.convert`` and loaded by both. The batch: 4 pages of 256 tokens and 5 images. A step is
-forward, backward, clipping and AdamW in float32, on all of two threads; OpenFlamingo's is that of its ``train_utils.py``
-for one batch of pages (its own tower, mask and loss; gradient checkpointing off, which is its default).
+with patches of 16 at 224 pixels, OpenFlamingo's resampler, and its gated cross-attention in every layer; random weights
+with open gates, exported by ``flamingo_jax.convert`` and loaded by both. The batch: 4 pages of 256 tokens and 5 images.
+A step is forward, backward, clipping and AdamW in float32, by two threads. OpenFlamingo's is what its
+``train_utils.py`` does with a batch of pages, by default without gradient checkpointing; ours has ``remat="dots"``.
 
 Each side is a process that waits while the other one steps; they take turns. Printed are the losses of the first steps
-(which agree: the rate of the first is 0 on both sides, the second moves the weights), the median of all steps after
-these, the ratio, and each process' peak of memory from its start.
+(the same: the rate of the first is 0 on both sides, the second moves the weights), the median of all steps after
+these, the ratio, and the largest memory that each process ever had, compiling and loading among it. Measure while
+nothing else runs: OpenMP's threads wait for each other at full speed, and lose the more of it to others.
 
---embeddings: OpenFlamingo trains the rows of its two new tokens, by a gradient of the whole table, as it does unless it is
-given ``--freeze_lm_embeddings``; without it, it has less to do. Ours trains these rows in either case.
+--embeddings: OpenFlamingo trains the rows of its two new tokens, by a gradient of the whole table, as it does unless it
+is given ``--freeze_lm_embeddings``; without it, it has less to do. Ours trains these rows in either case.
 """
 
 import argparse
@@ -55,7 +56,7 @@ CHECKED = 4  # steps whose losses are compared, and which warm up
 
 
 def make_batch() -> dict:
-    """tokens [4, 256], each image followed by text and ``<|endofchunk|>``, and images [4, 5, 224, 224, 3], normalised."""
+    """tokens [4, 256], images followed by text and ``<|endofchunk|>``, and images [4, 5, 224, 224, 3], normalised."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -72,7 +73,8 @@ def write_weights(folder: pathlib.Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    from flamingo_jax.convert import export, folder as folders, open_flamingo
+    from flamingo_jax.convert import export, open_flamingo
+    from flamingo_jax.convert import folder as folders
     from flamingo_jax.convert.flamingo import open_flamingo_config
     from flamingo_jax.convert.language_config import language_config
     from flamingo_jax.convert.pretrained import Pretrained
@@ -106,9 +108,10 @@ def make_ours(folder: pathlib.Path):
     from flamingo_jax.training.step import make_step
 
     model = load_open_flamingo(folder, json.loads((folder / "config.json").read_text()))
-    config = dataclasses.replace(model.config, remat=os.environ.get("FREMAT", "none"))
+    config = dataclasses.replace(model.config, remat="dots")
     objective = OBJECTIVES["flamingo"](config, model.new_tokens, VOCABULARY - 1)
-    variables = model.place()
+    weights = model.place()
+    frozen = weights["frozen"]
     optimizer = make_optimizer(OptimizerConfig(warmup=1), 1000)
     batch = make_batch()
     tokens = batch["tokens"].astype(np.int32)
@@ -121,25 +124,21 @@ def make_ours(folder: pathlib.Path):
         "unreadable": np.zeros((ROWS, 2), np.int32),
     }
     batches = {"pages": jax.tree.map(jnp.asarray, batch)}
-    state = {
-        "params": variables["params"],
-        "opt_state": optimizer.init(variables["params"]),
-        "step": jnp.zeros((), jnp.int32),
-    }
+    params = weights.pop("params")
+    state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
     run = jax.jit(make_step(objective, {"pages": 1.0}, optimizer), donate_argnums=0)
 
     def step() -> float:
         nonlocal state
-        state, metrics = run(state, variables["frozen"], batches)
+        state, metrics = run(state, frozen, batches)
         jax.block_until_ready(state)
         return float(metrics["loss/pages"])
 
-    variables = {"params": None, "frozen": variables["frozen"]}  # the state is donated
     return step
 
 
 def make_peer(folder: pathlib.Path, embeddings: bool):
-    """The same of OpenFlamingo, by its ``train.py`` and ``train_utils.py`` at version 2.0.1, without a process group."""
+    """The same of OpenFlamingo, as its ``train.py`` and ``train_utils.py`` have it, but for the group of processes."""
     import importlib.util
     import types
 
@@ -215,7 +214,7 @@ def make_peer(folder: pathlib.Path, embeddings: bool):
 
 
 def serve(step) -> None:
-    """Makes as many steps as each line of the input says; answers with their seconds and losses, and the peak so far."""
+    """Makes as many steps as each line of the input says; answers with seconds, losses, and the peak so far in GiB."""
     print("ready", flush=True)
     for line in sys.stdin:
         times, losses = [], []
@@ -275,10 +274,11 @@ def compare(args) -> None:
             process.stdin.close()
             process.wait()
     rates = {side: ROWS * LENGTH / statistics.median(times[side]) for side in sides}
-    for side in sides:
-        spread = f"{min(times[side]):.2f} to {max(times[side]):.2f}"
-        print(f"{side}: {rates[side]:.0f} tokens/s, median of {len(times[side])} steps of {spread} s; {peaks[side]:.2f} GiB")
-    print(f"ours / peer: {rates['ours'] / rates['peer']:.2f} of the tokens/s, {peaks['ours'] / peaks['peer']:.2f} of the memory")
+    for side, seconds in times.items():
+        spread = f"{len(seconds)} steps of {min(seconds):.2f} to {max(seconds):.2f} s"
+        print(f"{side}: {rates[side]:.0f} tokens/s, the median of {spread}; {peaks[side]:.2f} GiB")
+    rate, memory = (values["ours"] / values["peer"] for values in (rates, peaks))
+    print(f"ours / peer: {rate:.2f} of the tokens/s, {memory:.2f} of the memory")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loss of text, from the states below the head: logits of some positions at a time, as all are a step's largest array."""
+"""The loss of text, by the logits of some positions at a time: those of all are the largest array of a step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def token_loss(
     """Mean cross-entropy of predicting tokens[l + 1] from head(hidden[l]), weighted by weights[l + 1]; float32 scalar.
 
     head: hidden states [B, n, E] -> float32 logits [B, n, V]; vocabulary: V. hidden [B, L, E], tokens int [B, L],
-    weights [B, L]. Zero when nothing is weighted. Where there are several pieces, the backward pass computes their logits
-    again. total: what the sum is divided by, instead of the weights' own.
+    weights [B, L]. Zero when nothing is weighted. total: what the sum is divided by, instead of the weights' own.
+
+    Where positions are cut into several pieces, the backward pass computes the logits of each again.
     """
     targets = jnp.roll(tokens, -1, axis=1)
     weights = jnp.roll(weights, -1, axis=1).at[:, -1].set(0.0)
