@@ -200,7 +200,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
 def _flops(stage: StageConfig, config: RunConfig, vocabulary: tokenizer.Tokenizer, shapes: dict, mesh) -> int:
     """What one gradient of every dataset needs, whatever is kept or computed again for it."""
     model = dataclasses.replace(config.model, remat="none")
-    objective = OBJECTIVES[stage.objective](model, vocabulary.new_tokens, vocabulary.pad)
+    objective = OBJECTIVES[stage.objective](model, vocabulary.new_tokens, vocabulary.pad, whole=True)
     weights = state.weights(mesh, objective, next(iter(shapes.values())))
     batches = {name: state.batch(mesh, shape, stage.mixture[name].rows) for name, shape in shapes.items()}
     return flops.of_gradients(objective, stage, weights, batches)

@@ -182,6 +182,17 @@ class Decoder(nn.Module):
         return now, slot
 
 
+def unembed(decoder: Decoder, weights: dict, hidden: jax.Array) -> jax.Array:
+    """The last step of ``Decoder`` alone: last hidden states, as it sows them, [B, L, E] -> float32 logits [B, L, V].
+
+    weights: the decoder's, trainable and frozen together.
+    """
+    rows = weights.get("new_rows" if decoder.config.tied else "new_head_rows")
+    embedding = Embedding(decoder.config, decoder.dtype)
+    new = None if rows is None else (decoder.new_tokens[0], rows)
+    return embedding.apply({"params": weights["embedding"]}, hidden, new, method="decode")
+
+
 def empty_cache(model: nn.Module, batch: int, length: int, latents: jax.ShapeDtypeStruct | None) -> dict:
     """Zeros for ``batch`` sequences of up to ``length`` tokens, as the module's ``decode`` continues them."""
     tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)

@@ -66,7 +66,7 @@ class Embedding(nn.Module):
         """[B, L, E] -> float32 logits [B, L, V]; those of rows that are no token are the lowest float."""
         config = self.config
         head = self.table if config.tied else self.head
-        logits = jnp.einsum("BLD,DV->BLV", x, head.T.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("BLD,VD->BLV", x, head.astype(self.dtype), preferred_element_type=jnp.float32)
         if config.head_bias:
             logits = logits + self.head_bias.astype(jnp.float32)
         rows = _rows(new)

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import math
+import string
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flamingo_jax.models.axes import gather, named
+
+
+def multiply(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``jnp.einsum`` of activations and a weight, whose dimensions in common are summed; for one device as one matrix
+    product.
+
+    XLA for CPUs first copies what is not summed over a single dimension, the first or the last, and the gradient of the
+    weight of "BLD,DF->BLF" is summed over two. Over several devices dimensions stay apart, each split as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        return jnp.einsum(equation, x, kernel)
+    inputs, output = equation.split("->")
+    left, right = inputs.split(",")
+    rest = string.ascii_lowercase[: x.ndim - len(left.replace("...", ""))]
+    left, output = left.replace("...", rest), output.replace("...", rest)
+    summed, kept, rows = (
+        "".join(c for c in letters if (c in output) == stays)
+        for letters, stays in ((right, False), (right, True), (left, True))
+    )
+    sizes = dict(zip(left + right, x.shape + kernel.shape, strict=True))
+    depth = math.prod(sizes[c] for c in summed)
+    x = jnp.einsum(f"{left}->{rows}{summed}", x).reshape(-1, depth)
+    product = x @ jnp.einsum(f"{right}->{summed}{kept}", kernel).reshape(depth, -1)
+    return jnp.einsum(f"{rows}{kept}->{output}", product.reshape([sizes[c] for c in rows + kept]))
 
 
 class Einsum(nn.Module):
@@ -30,7 +56,8 @@ class Einsum(nn.Module):
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
         init = nn.initializers.truncated_normal(1 / math.sqrt(self.fan_in))
         kernel = self.param("kernel", named(init, *self.axes), self.shape, jnp.float32)
-        x = jnp.einsum(equation, x.astype(self.dtype), gather(kernel.astype(self.dtype), self.axes, self.rows))
+        kernel = gather(kernel.astype(self.dtype), self.axes, self.rows)
+        x = multiply(equation, x.astype(self.dtype), kernel)
         if not self.bias:
             return x
         bias = self.param(

@@ -96,14 +96,14 @@ def collectives(program: Program, links: Links) -> dict[tuple[str, str], dict[st
     return {key: dict(entry) for key, entry in sorted(table.items())}
 
 
-def _objective(config: RunConfig, name: str):
-    return OBJECTIVES[config.stages[name].objective](config.model, (config.model.language.vocab_size,), 0)
+def _objective(config: RunConfig, name: str, **options):
+    return OBJECTIVES[config.stages[name].objective](config.model, (config.model.language.vocab_size,), 0, **options)
 
 
 def needed(config: RunConfig, name: str) -> int:
     """Floating-point operations of a step's losses and gradients, whatever is kept for them and wherever."""
     kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
-    stage, objective = config.stages[name], _objective(kept, name)
+    stage, objective = config.stages[name], _objective(kept, name, whole=True)
     datasets = turn(stage.mixing, tuple(stage.mixture), 0)
     shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
     here = sharding.make_mesh(MeshConfig(), jax.devices()[:1])  # a trace for devices that are not there needs them

@@ -6,6 +6,7 @@ import math
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval as pe
 
 from flamingo_jax.config import StageConfig
 from flamingo_jax.training.objective import Objective
@@ -14,11 +15,11 @@ from flamingo_jax.training.objective import Objective
 def count(jaxpr: core.ClosedJaxpr) -> int:
     """Of a traced function. What runs in a scan counts as often as it runs; of branches the most expensive one counts.
 
-    A trace holds no backward pass that nothing asks for, so what frozen weights save is saved here. What is computed
-    again in it (rematerialisation) counts too: trace a model that keeps everything. Raises ValueError for a loop of
-    unknown length with products in it.
+    What nothing reads does not count, and a trace holds no backward pass that nothing asks for, so what frozen weights
+    save is saved here. What is computed again in it (rematerialisation) counts too: trace a model that keeps
+    everything. Raises ValueError for a loop of unknown length with products in it.
     """
-    return _count(jaxpr.jaxpr)
+    return _count(pe.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))[0])
 
 
 def _count(jaxpr) -> int:
@@ -66,14 +67,14 @@ def of(function, *arguments) -> int:
 def of_gradients(objective: Objective, stage: StageConfig, weights: dict, batches: dict) -> int:
     """Of the losses of a stage's datasets and their gradients, as ``training.step`` takes them.
 
-    objective: of a model that keeps everything. weights: {"params", "frozen"}; batches: {dataset: batch}; both may be
-    ``jax.ShapeDtypeStruct``.
+    objective: of a model that keeps everything, and its logits whole. weights: {"params", "frozen"}; batches: {dataset:
+    batch}; both may be ``jax.ShapeDtypeStruct``.
     """
 
     def gradients(params: dict, frozen: dict, batches: dict) -> list:
         if stage.mixing == "merged":
             batches, _ = objective.merge(batches, {name: mix.weight for name, mix in stage.mixture.items()})
-        return [jax.grad(objective.loss)(params, frozen, batch) for batch in batches.values()]
+        return [jax.value_and_grad(objective.loss)(params, frozen, batch) for batch in batches.values()]
 
     # On no device: a trace for those of a mesh would need it.
     weights, batches = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (weights, batches))

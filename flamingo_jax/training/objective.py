@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -11,9 +12,10 @@ import optax
 
 from flamingo_jax.config import ModelConfig
 from flamingo_jax.models.contrastive import Contrastive
-from flamingo_jax.models.decoder import Decoder
+from flamingo_jax.models.decoder import Decoder, unembed
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training.mixing import merge_pairs, merge_tokens
+from flamingo_jax.training.text import token_loss, token_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,27 +38,6 @@ class Objective:
     weight: Callable | None = None
 
 
-def token_loss(logits: jax.Array, tokens: jax.Array, weights: jax.Array, total: jax.Array | None = None) -> jax.Array:
-    """Mean cross-entropy of predicting tokens[l + 1] from logits[l], weighted by weights[l + 1]; float32 scalar.
-
-    logits float32 [B, L, V], tokens int [B, L], weights [B, L]. Zero when nothing is weighted. total: what the
-    sum is divided by instead of the ``token_weight`` of these rows.
-    """
-    total = token_weight(weights) if total is None else total
-    # Targets are rolled rather than logits cut, and picked by comparison rather than by index: no copy of the
-    # largest array of the step, no scatter in its gradient, and a vocabulary split over devices stays split.
-    targets = jnp.roll(tokens, -1, axis=1)
-    weights = jnp.roll(weights, -1, axis=1).at[:, -1].set(0.0)
-    picked = jnp.where(jnp.arange(logits.shape[-1]) == targets[..., None], logits, 0.0).sum(-1)
-    losses = jax.nn.logsumexp(logits, axis=-1) - picked
-    return (losses * weights).sum() / total
-
-
-def token_weight(weights: jax.Array) -> jax.Array:
-    """What the mean of ``token_loss`` is taken over: the weights [B, L] of tokens that have one before them."""
-    return jnp.maximum(weights[:, 1:].sum(), 1.0)
-
-
 def contrastive_loss(
     images: jax.Array, texts: jax.Array, scale: jax.Array, smoothing: float, valid: jax.Array
 ) -> jax.Array:
@@ -72,18 +53,18 @@ def contrastive_loss(
     return jnp.where(valid, losses, 0.0).sum() / count
 
 
-def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
-    """Next-token prediction on text; every weight is trainable."""
+def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int, whole: bool = False) -> Objective:
+    """Next-token prediction on text; every weight is trainable. whole: as ``token_loss``'s."""
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
     def loss(params, frozen, batch, key=None, weight=None):
-        logits = model.apply({"params": params}, batch["tokens"], _mask(batch, pad))
-        return token_loss(logits, batch["tokens"], batch["weights"], weight)
+        _, sown = model.apply({"params": params}, batch["tokens"], _mask(batch, pad), mutable=["intermediates"])
+        return _text_loss(model, params, sown["intermediates"], batch, weight, whole)
 
     return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {}, weight=_weight)
 
 
-def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
+def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int, whole: bool = False) -> Objective:
     """Matching images and texts of a batch; only the ``vision`` subtree is of use afterwards."""
     tower = config.text_tower
     model = Contrastive(config.vision, tower, config.language.vocab_size, jnp.dtype(config.dtype))
@@ -104,23 +85,33 @@ def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> O
     )
 
 
-def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
-    """Text given interleaved media, vision encoder and language model frozen (paper 2)."""
+def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int, whole: bool = False) -> Objective:
+    """Text given interleaved media, vision encoder and language model frozen (paper 2). whole: as ``token_loss``'s."""
     model = Flamingo(config, new_tokens)
+    decoder = Decoder(config.language, jnp.dtype(config.dtype), new_tokens=new_tokens)
 
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], _mask(batch, pad)
 
     def loss(params, frozen, batch, key=None, weight=None):
         rngs = _streams(key) if "vision" not in config.frozen else {}
-        logits = model.apply({"params": params, "frozen": frozen}, *inputs(batch), rngs=rngs)
-        return token_loss(logits, batch["tokens"], batch["weights"], weight)
+        variables = {"params": params, "frozen": frozen}
+        _, sown = model.apply(variables, *inputs(batch), rngs=rngs, mutable=["intermediates"])
+        weights = {**frozen.get("decoder", {}), **params["decoder"]}
+        return _text_loss(decoder, weights, sown["intermediates"]["decoder"], batch, weight, whole)
 
     return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates, weight=_weight)
 
 
 def _weight(batch: dict) -> jax.Array:
     return token_weight(batch["weights"])
+
+
+def _text_loss(decoder: Decoder, weights: dict, sown: dict, batch: dict, total, whole: bool) -> jax.Array:
+    """``token_loss`` of the states that a decoder has sown; the logits that it returns are then not computed."""
+    (hidden,) = sown["hidden"]
+    head = functools.partial(unembed, decoder, weights)
+    return token_loss(head, hidden, batch["tokens"], batch["weights"], decoder.config.vocab_rows, total, whole)
 
 
 def _mask(batch: dict, pad: int) -> jax.Array:

@@ -12,26 +12,7 @@ import pytest
 from flamingo_jax.config import ExampleConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training.objective import contrastive, contrastive_loss, flamingo, gates, language, token_loss
-
-
-def test_token_loss_is_the_weighted_mean_over_next_tokens():
-    rng = np.random.default_rng(0)
-    logits, tokens = rng.normal(size=(2, 5, 7)).astype(np.float32), rng.integers(0, 7, (2, 5))
-    weights = np.array([[1, 1, 0, 1, 1], [1, 0, 0, 1, 0]], np.float32)
-    total = count = 0.0
-    for b in range(2):
-        for at in range(1, 5):
-            log_p = logits[b, at - 1] - np.log(np.exp(logits[b, at - 1]).sum())
-            total -= weights[b, at] * log_p[tokens[b, at]]
-            count += weights[b, at]
-    np.testing.assert_allclose(token_loss(logits, jnp.asarray(tokens), jnp.asarray(weights)), total / count, rtol=1e-5)
-
-
-def test_token_loss_of_nothing_is_zero_and_so_is_its_gradient():
-    logits, tokens = jnp.ones((1, 3, 4)), jnp.zeros((1, 3), jnp.int32)
-    value, grad = jax.value_and_grad(token_loss)(logits, tokens, jnp.zeros((1, 3)))
-    assert value == 0 and not np.any(grad)
+from flamingo_jax.training.objective import contrastive, contrastive_loss, flamingo, gates, language
 
 
 def test_contrastive_loss_is_symmetric_and_knows_the_diagonal():
