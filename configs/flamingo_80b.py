@@ -3,7 +3,8 @@
     python -m flamingo_jax.plan --config=configs/flamingo_80b.py --params
 
 The batches are twelve times those of the paper's ablations, which it does not give for this model: 1.1M tokens a step,
-which 500,000 steps in its 15 days on 1536 chips leave room for at an MFU of 35 %.
+which 500,000 steps in its 15 days on 1536 chips leave room for at an MFU of 35 %. The mesh is one for 256 TPU v5p;
+docs/pods.md has others.
 
 80 layers with a gated one before blocks 0, 7, .., 77 have 12 of them, 9.66B weights, which the paper rounds to 10B.
 """
@@ -20,6 +21,9 @@ def get_config() -> ConfigDict:
     config = SMALL["get_config"]()
     config.model.language = SMALL["chinchilla"](width=8192, depth=80, heads=64)
     config.model.gated = dict(every=7, heads=64, head_size=128, media_width=8192)
+    config.model.remat = "dots"
+    config.mesh.update(fsdp=128, tensor=2)
     for name, batch_size in dict(m3w=3072, align=6144, ltip=6144, vtp=768).items():
         config.stages.flamingo.mixture[name].batch_size = batch_size
+    config.stages.flamingo.mixture.m3w.microbatches = 2
     return config
