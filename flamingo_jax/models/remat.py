@@ -6,14 +6,12 @@ import flax.linen as nn
 import jax
 
 _NO_BATCH = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-_OFFLOADED = jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host")
 
 # ``ModelConfig.remat`` -> policies of ``jax.checkpoint`` for a block of the language model, for a gated layer, and for
 # the group of both. "none" keeps everything, and the policy None nothing but the inputs.
 POLICIES = {
     "none": {"block": "none", "gated": "none", "group": "none"},
     "dots": {"block": _NO_BATCH, "gated": _NO_BATCH, "group": "none"},
-    "offload": {"block": _OFFLOADED, "gated": _OFFLOADED, "group": "none"},
     "layers": {"block": None, "gated": None, "group": "none"},
     "full": {"block": None, "gated": "none", "group": None},
 }
