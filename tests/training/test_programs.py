@@ -62,12 +62,15 @@ def test_activations_are_constrained_as_the_table_says(lowered):
     assert not missing
     for kind in ("act_heads", "act_vocab", "act_embed", "images", "lookup_embed"):
         assert any(kind in names for _, names in asked), kind
-    # What Megatron's way and data parallelism are: heads and vocabulary over tensor, examples over the rest.
-    both = '{"data", "fsdp"}'
+    # What Megatron's way and data parallelism are: heads and vocabulary over tensor, examples over the rest; and images
+    # over all, in the encoder and in the resampler, whose weights are gathered whole.
+    both, every = '{"data", "fsdp"}', '{"data", "fsdp", "tensor"}'
     assert ((8, 14, 24, 4), f'{both}, {{"tensor"}}, {{}}, {{}}') in found
     assert ((8, 22, 24, 4), f'{both}, {{"tensor"}}, {{}}, {{}}') in found
     assert ((8, 24, 106), f'{both}, {{}}, {{"tensor"}}') in found
-    assert ((40, 16, 16, 3), '{"data", "fsdp", "tensor"}, {}, {}, {}') in found
+    assert ((40, 16, 16, 3), f"{every}, {{}}, {{}}, {{}}") in found
+    assert ((40, 26, 4, 4), f"{every}, {{}}, {{}}, {{}}") in found
+    assert ((32, 118), '{}, {"tensor"}') in found and ((40, 134), "{}, {}") in found
 
 
 def test_weights_lie_as_the_table_says_before_and_after(program):
