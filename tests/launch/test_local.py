@@ -89,7 +89,7 @@ def test_a_signal_is_passed_on(stub, tmp_path):
         )  # fmt: skip
         wait_for(lambda: len(list(tmp_path.glob("started-*"))) == 2)
         running.send_signal(number)
-        output, _ = running.communicate(timeout=20)
+        output, _ = running.communicate(timeout=120)
         assert running.returncode == 5 and sorted(output.splitlines()) == ["[0] saved", "[1] saved"]
         for mark in tmp_path.glob("started-*"):
             mark.unlink()
