@@ -24,7 +24,7 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import checkpoint, hosts, loop, sharding, state
+from flamingo_jax.training import checkpoint, compilation, flops, hosts, loop, sharding, state
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -35,6 +35,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     Of several processes the first prepares and evaluates, and all train. The others say nothing and return {}.
     """
     say = say if hosts.is_first() else _say_nothing
+    compilation.keep(config.compilation_cache, workdir)
     mesh = sharding.make_mesh(config.mesh)
     for name in config.order:
         if checkpoint.read_result(workdir / name) is None:
@@ -94,7 +95,8 @@ def check(config: RunConfig) -> None:
         shape = (objective, example.length, example.media, example.frames)
         if shape not in seen:
             try:
-                state.weights(mesh, OBJECTIVES[objective](config.model, *special), example)
+                goal = OBJECTIVES[objective](config.model, *special)
+                state.weights(mesh, goal, example, frozen=config.mesh.frozen)
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
         seen.add(shape)
@@ -183,6 +185,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 seed=config.seed,
                 directory=directory,
                 max_unreadable=config.streams.max_unreadable,
+                flops=_flops(stage, config, vocabulary, shapes, mesh),
             ),
             say,
         )
@@ -194,14 +197,22 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
     hosts.wait(f"{name} finished")
 
 
+def _flops(stage: StageConfig, config: RunConfig, vocabulary: tokenizer.Tokenizer, shapes: dict, mesh) -> int:
+    """What one gradient of every dataset needs, whatever is kept or computed again for it."""
+    model = dataclasses.replace(config.model, remat="none")
+    objective = OBJECTIVES[stage.objective](model, vocabulary.new_tokens, vocabulary.pad)
+    weights = state.weights(mesh, objective, next(iter(shapes.values())))
+    batches = {name: state.batch(mesh, shape, stage.mixture[name].rows) for name, shape in shapes.items()}
+    return flops.of_gradients(objective, stage, weights, batches)
+
+
 def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, objective, mesh) -> tuple[dict, dict]:
     """(what trainable parts start from, the frozen collection)."""
     if not stage.parts:
         return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
-    return loop.place_parts(
-        mesh, objective, example, sources.parts(stage, config, workdir), config.model.dtype, put_leaf
-    )
+    weights, dtype = sources.parts(stage, config, workdir), config.model.dtype
+    return loop.place_parts(mesh, objective, example, weights, dtype, config.mesh.frozen, put_leaf)
 
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:

@@ -4,12 +4,15 @@
 
 --topology=v5p:8x8x8 [--slices=2] [--mesh=1x64x8] [--stage=flamingo] compiles the whole train step for such TPUs with
 their own compiler (``pip install 'flamingo_jax[tpu]'``; no TPU is needed), prints what a device holds, what is sent and
-how long a step may take, and keeps it in --output as JSON and Markdown.
+how long a step may take, and keeps it in --output as JSON and Markdown. --search=4 ranks all meshes, rematerialisations
+and microbatches that divide by rough sums, compiles the best four, and prints them by the compiler's estimate.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -33,6 +36,7 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "Compile the train step for th
 _SLICES = flags.DEFINE_integer("slices", 1, "How many of them, joined by the data center's network.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", None, "data x fsdp x tensor, such as 1x64x8; config.mesh if not given.")
 _STAGE = flags.DEFINE_string("stage", None, "Which stage's step; that of the last stage if not given.")
+_SEARCH = flags.DEFINE_integer("search", 0, "Rank what divides, and compile so many of the best.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", "plans", "Folder of the plan's files.")
 _PARAMS = flags.DEFINE_bool("params", False, "Print the table of parameters by part.")
 
@@ -64,27 +68,44 @@ def render(table: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def make(config: configs.RunConfig, name: str) -> dict:
-    """The plan of the command line. Raises ValueError when something of it is not there, or does not fit."""
-    from flamingo_jax.planning import chips, report, topology
+def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dict:
+    """The plan of a stage's step on ``devices``. name: the config's. Raises ValueError when something does not fit."""
+    from flamingo_jax.planning import report, topology
     from flamingo_jax.planning.compile import compile_step
-    from flamingo_jax.training import sharding
+    from flamingo_jax.training import chips, sharding
 
-    stage = _STAGE.value or config.order[-1]
-    if stage not in config.stages:
-        raise ValueError(f"--stage={stage} is no stage of {name}; {configs.suggest(stage, config.stages)}.")
-    mesh_config = config.mesh
-    if _MESH.value:
-        sizes = _MESH.value.split("x")
-        if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
-            raise ValueError(f"--mesh={_MESH.value} must be three sizes, data x fsdp x tensor, such as 1x64x8.")
-        mesh_config = configs.MeshConfig(*map(int, sizes))
-    mesh = sharding.make_mesh(mesh_config, topology.devices(_TOPOLOGY.value, _SLICES.value))
+    mesh = sharding.make_mesh(config.mesh, devices)
     found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
     about = {"config": name, "stage": stage, "topology": _TOPOLOGY.value, "slices": _SLICES.value}
-    return report.numbers(
-        found, chips.find(_TOPOLOGY.value), about | {"mesh": dict(mesh.shape)}, len(mesh.devices.flatten())
-    )
+    choice = {
+        "mesh": dict(mesh.shape),
+        "frozen": config.mesh.frozen,
+        "remat": config.model.remat,
+        "microbatches": {key: mix.microbatches for key, mix in config.stages[stage].mixture.items()},
+    }
+    return report.numbers(found, chips.find(_TOPOLOGY.value), about | choice, len(devices))
+
+
+def search(config: configs.RunConfig, name: str, stage: str, devices: list) -> None:
+    """Keeps the plans of the best choices, and prints them ranked. Raises ValueError when none fits a chip's memory."""
+    from flamingo_jax.planning import compile, report, topology
+    from flamingo_jax.planning import search as searching
+    from flamingo_jax.training import chips
+
+    chip = chips.find(_TOPOLOGY.value)
+    links = functools.partial(topology.links, _TOPOLOGY.value)
+    ranked = searching.choices(config, stage, devices, links, compile.needed(config, stage))
+    best = searching.best(ranked, chip.memory, _SEARCH.value)
+    print(f"{len(ranked)} choices divide; the best {len(best)} of those that seem to fit are compiled.", flush=True)
+    plans = []
+    for choice in best:
+        print(f"{choice.text}: roughly {choice.seconds:.3g} s, {choice.bytes / 2**30:.1f} GiB", flush=True)
+        try:
+            plans.append((choice, make(searching.apply(config, stage, choice), name, stage, devices)))
+            keep(plans[-1][1], _OUTPUT.value)
+        except ValueError as error:
+            print(f"  {error}", flush=True)
+    print(report.ranking([(choice.text, plan) for choice, plan in plans]))
 
 
 def make_folder(folder: str) -> None:
@@ -96,21 +117,51 @@ def make_folder(folder: str) -> None:
 
 
 def keep(plan: dict, folder: str) -> None:
-    """Writes the plan's two files, and prints it. Raises ValueError when the step does not fit into a chip's memory."""
+    """Writes the plan's two files, and prints it."""
     from flamingo_jax.planning import report
 
     shape = "x".join(map(str, plan["mesh"].values()))
     parts = (pathlib.Path(plan["config"]).stem, plan["stage"], plan["topology"], str(plan["slices"]), shape)
+    parts += (plan["remat"],) + (("replicated",) if plan["frozen"] == "replicated" else ())
     path = pathlib.Path(folder) / "-".join(parts).replace(":", "-")
     write_whole(f"{path}.json", json.dumps(plan, indent=2))
     write_whole(f"{path}.md", text := report.markdown(plan))
-    print(f"{text}\n{path}.json, {path}.md")
+    print(f"{text}\n{path}.json, {path}.md", flush=True)
+
+
+def check(plan: dict, config: configs.RunConfig, devices: list) -> None:
+    """Raises ValueError when the step does not fit into a chip's memory: by how much, and what would fit."""
+    from flamingo_jax.planning import compile, topology
+    from flamingo_jax.planning import search as searching
+
     peak, most = plan["memory_bytes"]["peak"], plan["memory_bytes"]["chip"]
-    if peak > most:
-        raise ValueError(
-            f"The step needs {peak / 2**30:.1f} GiB a device, {(peak - most) / 2**30:.1f} more than there are: take "
-            "more devices along fsdp or tensor, or fewer documents a batch."
-        )
+    if peak <= most:
+        return
+    stage = plan["stage"]
+    links = functools.partial(topology.links, _TOPOLOGY.value)
+    ranked = searching.choices(config, stage, devices, links, compile.needed(config, stage))
+    near = searching.nearest(ranked, plan)
+    raise ValueError(
+        f"The step needs {peak / 2**30:.1f} GiB a device, {(peak - most) / 2**30:.1f} more than there are. "
+        + (f"The nearest that should fit: {near.text}" if near else "No mesh of these devices should fit: take more")
+        + ", or fewer documents a batch."
+    )
+
+
+def chosen(config: configs.RunConfig) -> tuple[configs.RunConfig, str]:
+    """The config with the mesh of the command line, and the stage. Raises ValueError when one is none."""
+    stage = _STAGE.value or config.order[-1]
+    if stage not in config.stages:
+        raise ValueError(f"--stage={stage} is no stage of the config; {configs.suggest(stage, config.stages)}.")
+    if not _MESH.value:
+        return config, stage
+    sizes = _MESH.value.split("x")
+    if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
+        raise ValueError(f"--mesh={_MESH.value} must be three sizes, data x fsdp x tensor, such as 1x64x8.")
+    data, fsdp, tensor = map(int, sizes)
+    return dataclasses.replace(
+        config, mesh=dataclasses.replace(config.mesh, data=data, fsdp=fsdp, tensor=tensor)
+    ), stage
 
 
 def main(argv: list[str]) -> None:
@@ -127,8 +178,18 @@ def main(argv: list[str]) -> None:
         if _PARAMS.value:
             print(render(count(config.model)))
         if _TOPOLOGY.value:
+            from flamingo_jax.planning import topology
+
             make_folder(_OUTPUT.value)  # before the minutes that it takes to compile
-            keep(make(config, config_flags.get_config_filename(flags.FLAGS["config"])), _OUTPUT.value)
+            config, stage = chosen(config)
+            name = config_flags.get_config_filename(flags.FLAGS["config"])
+            devices = topology.devices(_TOPOLOGY.value, _SLICES.value)
+            if _SEARCH.value:
+                search(config, name, stage, devices)
+            else:
+                plan = make(config, name, stage, devices)
+                keep(plan, _OUTPUT.value)
+                check(plan, config, devices)
 
 
 if __name__ == "__main__":

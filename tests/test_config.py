@@ -63,6 +63,12 @@ def test_json_is_stable():
         ("model.language.heads", 5, r"config\.model\.language: width 64 does not divide into 5 heads"),
         ("evaluation.batch_size", 0, r"config\.evaluation\.batch_size must be at least 1"),
         ("evaluation.shots", (), r"config\.evaluation\.shots must hold"),
+        ("stages.flamingo.mixture.m3w.microbatches", 0, r"mixture\.m3w\.microbatches must be at least 1, but is 0"),
+        (
+            "stages.contrastive.mixture.ltip.microbatches",
+            2,
+            r"config\.stages\.contrastive: A contrastive stage compares all pairs .* the microbatches \{'ltip': 2\}",
+        ),
         ("datasets.align.example.media", 0, r"stages\.contrastive shows media .*datasets\.align\.example\.media=0"),
         (
             "datasets.align.example.fill",
@@ -80,6 +86,10 @@ def test_json_is_stable():
         ("stages.flamingo.optimizer.rates", {"language": 0.1}, r"rates names 'language', which config\.model\.frozen"),
         ("stages.language.mixing", "merged", r"config\.stages\.language: mixing='merged' needs several datasets"),
         ("stages.flamingo.mixing", "rounds", r"config\.stages\.flamingo: mixing='rounds' is unknown"),
+        ("stages.flamingo.profile", (1, 4), r"stages\.flamingo: profile=\(1, 4\) must be .* from 2 .* to steps=1250"),
+        ("stages.flamingo.profile", (5, 4), r"stages\.flamingo: profile=\(5, 4\) must be"),
+        ("stages.flamingo.profile", (5,), r"stages\.flamingo: profile=\(5,\) must be"),
+        ("stages.flamingo.profile", (5, 2000), r"stages\.flamingo: profile=\(5, 2000\) must be"),
         ("datasets.vtp.fps", 0.0, r"config\.datasets\.vtp\.fps must be at least"),
         ("datasets.vtp.quality", 500, r"config\.datasets\.vtp: quality=500 is more than a JPEG's 100"),
         ("datasets.m3w.text", {"min_words": 10, "max_words": 5}, r"m3w\.text: min_words=10 is more than max_words=5"),

@@ -128,7 +128,7 @@ def test_the_table_has_a_line_per_part_and_sums(name):
         ("language.softcap", -1.0, r"config\.model\.language\.softcap must be at least 0, but is -1\.0"),
         ("vision.std", (0.2, 0.0, 0.2), r"config\.model\.vision\.std must be at least 1e-09, but is \(0\.2, 0\.0"),
         ("frozen", ("vison",), r"config\.model: frozen names 'vison'; did you mean 'vision'\? .* embeddings, language"),
-        ("remat", "some", r"config\.model: remat='some' is unknown.*known here: dots, full, none"),
+        ("remat", "some", r"config\.model: remat='some' is unknown.*known here: dots, full, layers, none, offload"),
         ("dtype", "float16", r"config\.model: dtype='float16' is unknown.*known here: bfloat16, float32"),
     ],
     ids=lambda value: str(value)[:40],

@@ -16,7 +16,7 @@ import pytest
 import flamingo_jax
 from flamingo_jax import sources, train
 from flamingo_jax.convert import run as conversion
-from flamingo_jax.training import checkpoint
+from flamingo_jax.training import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 BASE = f"--config={ROOT / 'configs' / 'base.py'}:quick"
@@ -74,6 +74,8 @@ def test_a_run_leaves_what_it_promises(finished):
     for stage in ("language", "contrastive", "flamingo"):
         assert json.loads((finished / stage / "result.json").read_text())["steps"] == 2
         assert (finished / stage / "metrics.jsonl").read_text()
+        (speed,) = metrics.read(finished / stage, metrics.SPEED)  # of the second update
+        assert speed["step"] == 2 and speed["tflops_per_device"] > 0 and "mfu" not in speed
         assert list((finished / stage).glob("events.out.tfevents*"))
         assert not (finished / stage / "checkpoints").exists()
 
@@ -219,6 +221,26 @@ def test_a_missing_source_is_named(tmp_path):
     result = run(tmp_path / "w", "--config.datasets.align.source=/nowhere/*.tar")
     assert result.returncode == 1 and "/nowhere/*.tar" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "w" / "data" / "align").exists()
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_not_compiled_again(finished, tmp_path):
+    """Every program that is compiled becomes a file; when all stages are trained anew, none is added."""
+
+    def start():
+        result = run(tmp_path, "--config.compilation_cache={workdir}/programs")
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stderr, {path.name for path in (tmp_path / "programs").iterdir()}
+
+    _, programs = start()
+    assert sum(name.startswith("jit_step-") for name in programs) == 3
+    for name in ("language", "contrastive", "flamingo", "weights", "evaluation"):
+        shutil.rmtree(tmp_path / name)
+    said, again = start()
+    assert again == programs and "features" not in said
+    for name in ("language", "contrastive", "flamingo"):
+        results = [json.loads((w / name / "result.json").read_text()) for w in (finished, tmp_path)]
+        assert results[0]["weights"] == results[1]["weights"]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ _AT_LEAST = (
     | dict.fromkeys("row_length threads workers".split(), 0)
     | dict.fromkeys("shards image_copies paragraph_copies distance side deviation quality".split(), 0)
     | dict.fromkeys("min_words max_words min_word_length max_word_length max_symbols min_stop_words".split(), 0)
-    | dict.fromkeys(["aspect"], 1)
+    | dict.fromkeys(["aspect", "microbatches"], 1)
     | dict.fromkeys("kv_heads vocab_rows mlp_width media_width embedding_width max_positions".split(), 0)
     | dict.fromkeys("position_offset registers projection".split(), 0)
     | dict.fromkeys("learning_rate clip epsilon softcap clip_qkv logit_softcap attention_scale".split(), 0)

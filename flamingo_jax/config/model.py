@@ -13,7 +13,7 @@ from flamingo_jax.config.language import LanguageConfig
 from flamingo_jax.config.suggest import suggest
 from flamingo_jax.config.vision import NFNetConfig, ViTConfig
 
-REMAT = ("none", "full", "dots")
+REMAT = ("none", "dots", "offload", "layers", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,9 @@ class ModelConfig:
 
     resampler: None lets the text attend to the features themselves (IDEFICS). frozen: the parts that do not train, of
     vision, language and embeddings (the token table, positions and head). media: N, the most media per sequence,
-    0 for any. remat: none | full (only layer inputs are kept for the backward pass) | dots (and results of matrix
-    products).
+    0 for any. remat: what the decoder keeps for the backward pass, from most to least: none (of it is computed again) |
+    dots (results of matrix products) | offload (these, in the host's memory) | layers (each layer's input) | full (each
+    group's input, and within a group each layer's).
     """
 
     language: LanguageConfig

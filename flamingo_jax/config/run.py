@@ -82,6 +82,8 @@ class MixConfig:
 
     batch_size: documents, over all hosts. pack: so many of them stand in one row of ``row_length`` tokens, for captions
     fill half of a row of their own; they see nothing of each other. The rows of a batch are then batch_size / pack.
+    microbatches: into how many equal pieces a batch's rows are cut, which are worked on one after the other, so that no
+    more than one piece's activations need memory. Losses and gradients stay those of the whole batch.
 
     Raises:
         ValueError: packed rows without a length, or that do not divide the batch.
@@ -91,6 +93,7 @@ class MixConfig:
     weight: float = 1.0
     pack: int = 1
     row_length: int = 0
+    microbatches: int = 1
 
     def __post_init__(self):
         if self.pack < 1 or (self.pack > 1) != (self.row_length > 0):
@@ -153,6 +156,11 @@ class StageConfig:
     parts: what a flamingo stage starts from, as {"language": SOURCE, "vision": SOURCE}: the name of a stage whose
     result it takes, or the folder of a public checkpoint (with a "/" in its name). A part that is not frozen may be
     left out and starts at random.
+    profile: (first, last), the updates to trace, counted from 1; () for none. What is compiled is not traced, so it
+    begins after the first update (in "round_robin", the first round).
+
+    Raises:
+        ValueError: a mixing that the mixture does not allow, or a profile of updates that there are not.
     """
 
     objective: str
@@ -163,6 +171,7 @@ class StageConfig:
     mixing: str = "accumulation"
     log_every: int = 20
     checkpoint_every_seconds: float = 60.0
+    profile: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         choose(self, mixing=("accumulation", "round_robin", "merged"))
@@ -171,11 +180,26 @@ class StageConfig:
                 f"mixing={self.mixing!r} needs several datasets, but mixture has {len(self.mixture)} "
                 f"({', '.join(self.mixture) or 'none'}); add one, or use mixing='accumulation'."
             )
+        pieces = {name: mix.microbatches for name, mix in self.mixture.items() if mix.microbatches > 1}
+        if pieces and self.objective == "contrastive":
+            raise ValueError(
+                "A contrastive stage compares all pairs of a batch with each other, so that pieces of it have no "
+                f"losses of their own, but mixture has the microbatches {pieces}; leave them at 1, and give smaller "
+                "batches or more devices."
+            )
         weights = {name: mix.weight for name, mix in self.mixture.items()}
         if self.mixing == "merged" and self.objective == "contrastive" and len(set(weights.values())) > 1:
             raise ValueError(
                 "mixing='merged' compares the pairs of all datasets with each other in one contrastive loss, where "
                 f"they cannot weigh differently, but mixture has the weights {weights}; make them equal."
+            )
+        compiled = len(self.mixture) if self.mixing == "round_robin" else 1
+        if self.profile and not (
+            len(self.profile) == 2 and compiled < self.profile[0] <= self.profile[1] <= self.steps
+        ):
+            raise ValueError(
+                f"profile={self.profile} must be the first and the last update to trace, (first, last), from "
+                f"{compiled + 1} (what comes before is compiled) to steps={self.steps}; or () for none."
             )
 
 
@@ -203,11 +227,20 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 takes what is left."""
+    """Devices along each mesh axis; -1 takes what is left.
+
+    data, fsdp: examples are divided over both; over fsdp weights too, each layer's gathered when it is at work.
+    tensor: the heads, hidden units and vocabulary of a layer are divided.
+    frozen: "sharded", as trainable weights are; or "replicated" over fsdp, which spares the gathering where they fit.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    frozen: str = "sharded"
+
+    def __post_init__(self):
+        choose(self, frozen=("sharded", "replicated"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +248,8 @@ class RunConfig:
     """A whole run: data, model and stages, each of which may start from the results of those before it.
 
     order: the stages to run, by name (a ConfigDict does not keep the order of its keys).
+    compilation_cache: the folder that keeps compiled programs, in which ``{workdir}`` stands for the run's; "" for
+    none; "auto": ``{workdir}/compilation_cache``, but none on CPUs (``training/compilation.py``).
     """
 
     seed: int
@@ -227,3 +262,4 @@ class RunConfig:
     evaluation: EvaluationConfig
     streams: StreamsConfig = StreamsConfig()
     world: WorldConfig | None = None
+    compilation_cache: str = "auto"

@@ -60,6 +60,7 @@ class Attention(nn.Module):
     kv_heads: 0 for ``heads``. bias: of query, key, value and output projection. scale: 0 for K^-0.5. clip: bound of
     the projected values' size, 0 for none. qk_norm: none | head | heads | whole, with the ``qk_*`` kind of norm.
     relative: Transformer-XL's distances. smear: mixes into every key the one before it, one learnt share per head.
+    rows: the logical axis of B: "batch", whose heads are divided among devices, or "images", divided themselves.
     """
 
     heads: int
@@ -78,6 +79,7 @@ class Attention(nn.Module):
     rope_interleaved: bool = False
     relative: bool = False
     smear: bool = False
+    rows: str = "batch"
 
     @nn.compact
     def __call__(self, queries, keys, mask=None, *, rope=None, bias=None, slot=None, known=None) -> jax.Array:
@@ -105,16 +107,17 @@ class Attention(nn.Module):
         x = attend(q, k, v, mask, scale=scale, bias=bias, softcap=self.softcap)
         shape = (self.heads, self.head_size, queries.shape[-1])
         fan_in = self.heads * self.head_size
-        out = Einsum(shape, ("heads", "head", "embed"), fan_in, self.dtype, int(self.bias[3]), name="out")
+        out = Einsum(shape, ("heads", "head", "embed"), fan_in, self.dtype, int(self.bias[3]), self.rows, name="out")
         return out("BHLK,HKD->BLD", x)
 
     def _project(self, name: str, x: jax.Array, heads: int, axis: str, bias: bool) -> jax.Array:
         shape = (x.shape[-1], heads, self.head_size)
-        layer = Einsum(shape, ("embed", axis, "head"), x.shape[-1], self.dtype, 2 * bias, name=name)
+        layer = Einsum(shape, ("embed", axis, "head"), x.shape[-1], self.dtype, 2 * bias, self.rows, name=name)
         x = layer("BLD,DHK->BHLK", x)
         if self.clip:
             x = jnp.clip(x, -self.clip, self.clip)
-        return constrain(x, "batch", "act_heads", "length", None)
+        divided = ("act_heads", "length") if self.rows == "batch" else (None, None)
+        return constrain(x, self.rows, *divided, None)
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
         heads = 0 if self.qk_norm == "head" else x.shape[1]
@@ -131,8 +134,8 @@ class Attention(nn.Module):
             self.param(name, init, shape[1:], jnp.float32).astype(self.dtype)[:, None]
             for name in ("content_bias", "distance_bias")
         )
-        scores = jnp.einsum("BHLK,HMK->BHLM", (q + v) * scale, encoded).astype(jnp.float32)
-        return q + u, by_distance(scores, 0 if slot is None else slot)
+        scores = jnp.einsum("BHLK,HMK->BHLM", (q + v) * scale, encoded)
+        return q + u, by_distance(scores, 0 if slot is None else slot).astype(jnp.float32)  # moved while it is small
 
     def _cached(self, name: str, new: jax.Array, slot: jax.Array) -> jax.Array:
         store = self.variable("cache", name, jnp.zeros, new.shape, new.dtype)

@@ -6,8 +6,13 @@ B batch, L text, N media, T frames, S cells, R latents, D width, H heads, K head
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
+from jax.sharding import PartitionSpec
 
 WEIGHT_AXES = {
     "embed": "a residual width D, read or written",
@@ -29,11 +34,13 @@ WEIGHT_AXES = {
 }
 ACTIVATION_AXES = {
     "batch": "examples B",
-    "images": "B x N x T frames seen by the vision encoder",
+    "images": "B x N x T frames in the vision encoder, B x N media in the resampler",
     "length": "text positions L",
     "act_embed": "width D of activations",
     "act_heads": "heads of activations",
     "act_vocab": "vocabulary of logits",
+    "lookup_batch": "examples B for which a device looks up its part of the token table",
+    "lookup_embed": "width D of that part",
 }
 
 
@@ -51,7 +58,8 @@ def named(init, *axes: str | None):
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """States the sharding of an activation by logical names, one per dimension. Unknown names raise ValueError.
 
-    None: a dimension that is never split.
+    None: a dimension that is never split. "images" are split over as many of their mesh axes, from the first on, as
+    divide their number, which differs from dataset to dataset.
 
     Takes effect inside ``jax.jit`` under ``jax.set_mesh`` and ``flax.linen.logical_axis_rules``; elsewhere it does
     nothing.
@@ -59,4 +67,43 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     for axis in axes:
         if axis is not None and axis not in ACTIVATION_AXES:
             raise ValueError(f"{axis!r} is no activation axis; known: {', '.join(ACTIVATION_AXES)}.")
-    return nn.with_logical_constraint(x, axes)
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    if mesh.empty or not rules:
+        return x
+    spec = [rules.get(axis) for axis in axes]
+    for i, axis in enumerate(axes):
+        while axis == "images" and spec[i] and x.shape[i] % math.prod(mesh.shape[name] for name in spec[i]):
+            spec[i] = spec[i][:-1]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def gather(w: jax.Array, axes: Sequence[str | None], rows: str = "batch") -> jax.Array:
+    """A weight as a layer uses it: whole along the mesh axes over which its ``rows`` ("batch" or "images") are divided.
+
+    Said rather than left to the compiler, which now and then leaves weights as they are and sends activations, many
+    times their size. The gradient goes the other way: added up, and divided as the weight is. axes: logical names, one
+    per dimension. Takes effect where ``constrain`` does.
+    """
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    if mesh.empty or not rules:
+        return w
+    own = [rules.get(axis) for axis in axes]
+    whole = [None if place in rules[rows] else place for place in own]
+    own = [place if place and size % mesh.shape[place] == 0 else None for place, size in zip(own, w.shape, strict=True)]
+    return _gather(w, PartitionSpec(*whole), PartitionSpec(*own))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(w: jax.Array, whole: PartitionSpec, own: PartitionSpec) -> jax.Array:
+    return jax.lax.with_sharding_constraint(w, whole)
+
+
+def _gather_forward(w, whole, own):
+    return _gather(w, whole, own), None
+
+
+def _gather_backward(whole, own, _, gradient):
+    return (jax.lax.with_sharding_constraint(gradient, own),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

@@ -19,7 +19,10 @@ from flamingo_jax.models.remat import rematerialise
 
 
 class Group(nn.Module):
-    """One gated cross-attention and the language blocks after it, one per entry of ``kinds``. Returns (x, None)."""
+    """One gated cross-attention and the language blocks after it, one per entry of ``kinds``. Returns (x, None).
+
+    number: as ``Stack``'s ``group``.
+    """
 
     config: LanguageConfig
     gated: GatedConfig
@@ -28,10 +31,11 @@ class Group(nn.Module):
     frozen: bool
 
     @nn.compact
-    def __call__(self, x, kinds, latents, seen, where):
-        x = GatedCrossAttention(self.gated, self.dtype, name="gated")(x, latents, seen)
+    def __call__(self, x, kinds, latents, seen, where, number=None):
+        gated = rematerialise(GatedCrossAttention, self.remat, "gated")
+        x = gated(self.gated, self.dtype, name="gated")(x, latents, seen)
         stack = freeze(Stack) if self.frozen else Stack
-        return stack(self.config, self.dtype, self.remat, name="language")(x, kinds, where), None
+        return stack(self.config, self.dtype, self.remat, name="language")(x, kinds, where, number), None
 
 
 class Decoder(nn.Module):
@@ -135,7 +139,7 @@ class Decoder(nn.Module):
             x = self._scan(x, "groups", kinds[below:split].reshape(groups, gated.every), frozen, latents, seen, where)
         if remainder:
             arguments = (self.config, gated, self.dtype, self.remat, frozen)
-            group = rematerialise(Group, self.remat)(*arguments, name="remainder")
+            group = rematerialise(Group, self.remat, "group")(*arguments, name="remainder")
             x, _ = group(x, kinds[split:], latents, seen, where)
         if gated.graft:
             x = self._scan(x, "graft", kinds[-1:].repeat(gated.graft)[:, None], False, latents, seen, where)
@@ -143,16 +147,21 @@ class Decoder(nn.Module):
 
     def _scan(self, x, name: str, kinds: jax.Array, frozen: bool, latents, seen, where):
         """Groups, one per row of ``kinds``, as one scan."""
+        count, number, axes = kinds.shape[0], None, {"variable_axes": STACKED}
+        # Without rematerialisation the backward pass would keep every layer's slice of the weights, which is all again.
+        if frozen and self.remat != "none" and not self.is_initializing():
+            number = jnp.arange(count)
+            axes = {"variable_axes": {"params": 0, "cache": 0}, "variable_broadcast": "frozen"}
         scan = nn.scan(
-            rematerialise(Group, self.remat),
-            variable_axes=STACKED,
+            rematerialise(Group, self.remat, "group"),
+            **axes,
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=kinds.shape[0],
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
+            length=count,
             metadata_params={nn.PARTITION_NAME: "groups"},
         )
         groups = scan(self.config, self.gated, self.dtype, self.remat, frozen, name=name)
-        return groups(x, kinds, latents, seen, where)[0]
+        return groups(x, kinds, latents, seen, where, number)[0]
 
     def _known(self, mask: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Keys [B, M] that are no padding and, with a cache, the column of the first query. Without one M = L."""

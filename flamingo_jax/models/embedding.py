@@ -42,7 +42,11 @@ class Embedding(nn.Module):
     def encode(self, tokens: jax.Array, positions: jax.Array, new: tuple[int, jax.Array] | None = None) -> jax.Array:
         """tokens and positions int [B, L] -> [B, L, D]."""
         config = self.config
-        x = self.table.astype(self.dtype)[jnp.minimum(tokens, config.vocab_rows - 1)]
+        # Where the table stays split by rows and by columns, a device looks up its own part of what all examples with
+        # those columns ask for; left to itself, the compiler gathers the table's rows.
+        ids = constrain(jnp.minimum(tokens, config.vocab_rows - 1), "lookup_batch", "length")
+        x = constrain(self.table.astype(self.dtype)[ids], "lookup_batch", "length", "lookup_embed")
+        x = constrain(x, "batch", "length", "act_embed")
         for token, row in _rows(new):
             x = jnp.where((tokens == token)[..., None], row.astype(self.dtype), x)
         if config.embedding_scale != 1.0:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flamingo_jax.config import GatedConfig, ModelConfig
+from flamingo_jax.models.axes import constrain
 from flamingo_jax.models.decoder import Decoder, empty_cache, group_layers
 from flamingo_jax.models.encoder import ENCODERS
 from flamingo_jax.models.freeze import freeze
@@ -45,7 +46,8 @@ class Flamingo(nn.Module):
         features = self.vision(media.reshape(batch * count * frames, *media.shape[3:]))
         features = features.reshape(batch * count, frames, -1, features.shape[-1])
         latents = self.resampler(features) if self.config.resampler else features
-        return latents.reshape(batch, count, -1, latents.shape[-1])
+        # Out of the images' sharding, into that of the texts, whose devices each need all of their latents.
+        return constrain(latents.reshape(batch, count, -1, latents.shape[-1]), "batch", None, None, None)
 
     def decode(self, tokens, latents, media_index, mask=None) -> jax.Array:
         """tokens int, mask bool [B, L], latents [B, N, R, D] -> float32 logits [B, L, V].

@@ -93,21 +93,41 @@ class Block(nn.Module):
         return x, None
 
 
+class PickedBlock(nn.Module):
+    """A block with one layer of all groups' weights, [G, every, ..]: ``at`` has the group's number and the layer's."""
+
+    config: LanguageConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, kind: jax.Array, place: dict, at: tuple[jax.Array, jax.Array]):
+        picked = nn.map_variables(Block, "params", lambda weights: jax.tree.map(lambda w: w[at], weights))
+        block = picked(self.config, self.dtype)
+        nn.share_scope(self, block)
+        return block(x, kind, place)
+
+
 class Stack(nn.Module):
-    """Blocks as one scan over ``kinds`` int [depth], so that compile time does not grow with depth."""
+    """Blocks as one scan over ``kinds`` int [depth], so that compile time does not grow with depth.
+
+    group: None, or the number of the group of layers that is at work, where weights are all groups', [G, depth, ..].
+    Each layer then reads its own where they are; slices of a whole group would be copies of it.
+    """
 
     config: LanguageConfig
     dtype: jnp.dtype
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, kinds: jax.Array, place: dict) -> jax.Array:
-        scan = nn.scan(
-            rematerialise(Block, self.remat),
-            variable_axes=STACKED,
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=kinds.shape[0],
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return scan(self.config, self.dtype, name="blocks")(x, kinds, place)[0]
+    def __call__(self, x: jax.Array, kinds: jax.Array, place: dict, group: jax.Array | None = None) -> jax.Array:
+        depth = kinds.shape[0]
+        more = {"split_rngs": {"params": True}, "length": depth, "metadata_params": {nn.PARTITION_NAME: "layers"}}
+        if group is None:
+            block = rematerialise(Block, self.remat)
+            scan = nn.scan(block, variable_axes=STACKED, in_axes=(0, nn.broadcast), **more)
+            return scan(self.config, self.dtype, name="blocks")(x, kinds, place)[0]
+        block = rematerialise(PickedBlock, self.remat)
+        axes = {"variable_axes": {"cache": 0}, "variable_broadcast": "params"}
+        scan = nn.scan(block, **axes, in_axes=(0, nn.broadcast, 0), **more)
+        at = (jnp.full(depth, group), jnp.arange(depth))
+        return scan(self.config, self.dtype, name="blocks")(x, kinds, place, at)[0]

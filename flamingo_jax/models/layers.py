@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax.models.axes import named
+from flamingo_jax.models.axes import gather, named
 
 
 def multiply(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -41,7 +41,8 @@ class Einsum(nn.Module):
     """A weight of ``shape`` (logical ``axes``), applied by an einsum equation; float32 stored, ``dtype`` computed.
 
     ``fan_in`` is the number of inputs summed into one output: weights start as a truncated normal of variance
-    1 / fan_in. bias: how many of the weight's last dimensions a bias has, 0 for no bias.
+    1 / fan_in. bias: how many of the weight's last dimensions a bias has, 0 for no bias. rows: what x has many of, the
+    logical axis "batch" or "images".
     """
 
     shape: tuple[int, ...]
@@ -49,12 +50,14 @@ class Einsum(nn.Module):
     fan_in: int
     dtype: jnp.dtype
     bias: int = 0
+    rows: str = "batch"
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
         init = nn.initializers.truncated_normal(1 / math.sqrt(self.fan_in))
         kernel = self.param("kernel", named(init, *self.axes), self.shape, jnp.float32)
-        x = multiply(equation, x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = gather(kernel.astype(self.dtype), self.axes, self.rows)
+        x = multiply(equation, x.astype(self.dtype), kernel)
         if not self.bias:
             return x
         bias = self.param(
@@ -127,15 +130,18 @@ class FeedForward(nn.Module):
     hidden: int
     gated: bool = False
     bias: bool = False
+    rows: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width, activate = x.shape[-1], ACTIVATIONS[self.activation]
 
         def widen(name):
-            layer = Einsum((width, self.hidden), ("embed", "mlp"), width, self.dtype, int(self.bias), name=name)
+            shape = (width, self.hidden)
+            layer = Einsum(shape, ("embed", "mlp"), width, self.dtype, int(self.bias), self.rows, name=name)
             return layer("...D,DF->...F", x)
 
         hidden = activate(widen("gate")) * widen("up") if self.gated else activate(widen("up"))
-        down = Einsum((self.hidden, width), ("mlp", "embed"), self.hidden, self.dtype, int(self.bias), name="down")
+        shape = (self.hidden, width)
+        down = Einsum(shape, ("mlp", "embed"), self.hidden, self.dtype, int(self.bias), self.rows, name="down")
         return down("...F,FD->...D", hidden)

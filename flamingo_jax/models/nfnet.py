@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamingo_jax.config import NFNetConfig
-from flamingo_jax.models.axes import named
+from flamingo_jax.models.axes import constrain, gather, named
 from flamingo_jax.models.pixels import normalise
 
 # Activations scaled so that a unit normal input leaves with variance one (Brock et al. 2021, table of gammas).
@@ -45,13 +45,13 @@ class StandardConv(nn.Module):
         weight = (weight - mean) * jax.lax.rsqrt(jnp.maximum(variance * fan_in, floor) + epsilon * fan_in) * gain
         x = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            weight.astype(self.dtype),
+            gather(weight.astype(self.dtype), axes, "images"),
             (self.stride, self.stride),
             "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
-        return x + bias.astype(self.dtype)
+        return constrain(x + bias.astype(self.dtype), "images", None, None, None)
 
 
 class SqueezeExcite(nn.Module):

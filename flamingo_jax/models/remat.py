@@ -5,10 +5,21 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-# name -> policy of ``jax.checkpoint``; None keeps only the layer's inputs.
-POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_NO_BATCH = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_OFFLOADED = jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+
+# ``ModelConfig.remat`` -> policies of ``jax.checkpoint`` for a block of the language model, for a gated layer, and for
+# the group of both. "none" keeps everything, and the policy None nothing but the inputs.
+POLICIES = {
+    "none": {"block": "none", "gated": "none", "group": "none"},
+    "dots": {"block": _NO_BATCH, "gated": _NO_BATCH, "group": "none"},
+    "offload": {"block": _OFFLOADED, "gated": _OFFLOADED, "group": "none"},
+    "layers": {"block": None, "gated": None, "group": "none"},
+    "full": {"block": None, "gated": "none", "group": None},
+}
 
 
-def rematerialise(module: type[nn.Module], policy: str) -> type[nn.Module]:
-    """A version of the module class that keeps what ``policy`` says: none (everything is kept) | full | dots."""
-    return module if policy == "none" else nn.remat(module, prevent_cse=False, policy=POLICIES[policy])
+def rematerialise(module: type[nn.Module], remat: str, what: str = "block") -> type[nn.Module]:
+    """A version of the module class that keeps what ``remat`` (of ``ModelConfig``) says of a block, gated or group."""
+    policy = POLICIES[remat][what]
+    return module if policy == "none" else nn.remat(module, prevent_cse=False, policy=policy)

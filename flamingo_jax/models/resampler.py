@@ -9,7 +9,7 @@ import numpy as np
 
 from flamingo_jax.config import ResamplerConfig
 from flamingo_jax.models.attention import Attention
-from flamingo_jax.models.axes import named
+from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.layers import Einsum, FeedForward, Norm
 
 
@@ -42,6 +42,8 @@ class ResamplerBlock(nn.Module):
     def __call__(self, x: jax.Array, features: jax.Array | None):
         config = self.config
 
+        x = constrain(x, "images", None, None)
+
         def norm(name):
             return Norm(self.dtype, centred=True, epsilon=config.epsilon, name=name)
 
@@ -58,10 +60,11 @@ class ResamplerBlock(nn.Module):
                 qk_centred=True,
                 qk_bias=True,
                 qk_epsilon=config.epsilon,
+                rows="images",
                 name="attention",
             )
             x = x + attention(queries, keys)
-        mlp = FeedForward(config.activation, self.dtype, config.mlp_width, name="mlp")
+        mlp = FeedForward(config.activation, self.dtype, config.mlp_width, rows="images", name="mlp")
         return x + mlp(norm("mlp_norm")(x)), None
 
 
@@ -77,7 +80,9 @@ class Resampler(nn.Module):
         batch, frames, cells, channels = features.shape
         x = features
         if config.project:
-            project = Einsum((channels, config.width), ("features", "embed"), channels, self.dtype, name="project")
+            shape = (channels, config.width)
+            axes = ("features", "embed")
+            project = Einsum(shape, axes, channels, self.dtype, rows="images", name="project")
             x = project("BTSC,CD->BTSD", features)
         if config.frames:
             init = named(nn.initializers.normal(0.02), "frames", "embed")

@@ -30,11 +30,12 @@ def grid_rope(shape: tuple[int, int], prefix: int, head_size: int, theta: float)
 def make_attention(config: ViTConfig, dtype: jnp.dtype, name: str) -> Attention:
     """Bidirectional self-attention, or the pooling head's."""
     bias = (config.query_bias, config.key_bias, config.value_bias, config.out_bias)
-    return Attention(config.heads, config.width // config.heads, dtype, bias=bias, name=name)
+    return Attention(config.heads, config.width // config.heads, dtype, bias=bias, rows="images", name=name)
 
 
 def make_mlp(config: ViTConfig, dtype: jnp.dtype, name: str) -> FeedForward:
-    return FeedForward(config.activation, dtype, config.mlp_width, config.mlp == "gated", config.mlp_bias, name=name)
+    kind = (config.activation, dtype, config.mlp_width, config.mlp == "gated", config.mlp_bias)
+    return FeedForward(*kind, rows="images", name=name)
 
 
 class ViTBlock(nn.Module):
@@ -81,9 +82,8 @@ class ViT(nn.Module):
         config = self.config
         size = config.patch_size**2 * 3
         patches, shape = self._patches(images) if images.ndim == 4 else (images, None)
-        embed = Einsum(
-            (size, config.width), ("channels_in", "embed"), size, self.dtype, int(config.patch_bias), name="patch"
-        )
+        axes, bias = ("channels_in", "embed"), int(config.patch_bias)
+        embed = Einsum((size, config.width), axes, size, self.dtype, bias, "images", name="patch")
         x = embed("BPC,CD->BPD", patches)
         x, rope = self._place(x, shape, shapes)
         if config.pre_norm:

@@ -9,12 +9,12 @@ import time
 import jax
 import numpy as np
 
-from flamingo_jax.config import RunConfig
+from flamingo_jax.config import MeshConfig, RunConfig
 from flamingo_jax.data import packing
-from flamingo_jax.planning import flops, schedule
+from flamingo_jax.planning import schedule
 from flamingo_jax.planning.links import Links, bytes_of, kind_of
 from flamingo_jax.planning.program import Program, read
-from flamingo_jax.training import sharding, state
+from flamingo_jax.training import compiler, flops, sharding, state
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import OBJECTIVES
 from flamingo_jax.training.optimizer import make_optimizer
@@ -50,19 +50,15 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     datasets = turn(stage.mixing, tuple(stage.mixture), 0)
     shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
     objective, optimizer = _objective(config, name), make_optimizer(stage.optimizer, stage.steps)
-    weights = state.weights(mesh, objective, shapes[datasets[0]], config.model.dtype)
+    weights = state.weights(mesh, objective, shapes[datasets[0]], config.model.dtype, config.mesh.frozen)
     whole = state.state(mesh, optimizer, weights["params"])
     batches = {key: state.batch(mesh, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
     lambdas = {key: mix.weight for key, mix in stage.mixture.items()}
-    step = make_step(objective, lambdas, optimizer, stage.mixing)
-    places = jax.tree.map(lambda leaf: leaf.sharding, whole)
+    pieces = {key: mix.microbatches for key, mix in stage.mixture.items()}
+    step = make_step(objective, lambdas, optimizer, stage.mixing, pieces)
     start = time.monotonic()
     with sharding.use(mesh):
-        compiled = (
-            jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-            .lower(whole, weights["frozen"], batches)
-            .compile()
-        )
+        compiled = compiler.jit(step, whole, mesh).lower(whole, weights["frozen"], batches).compile()
     seconds = time.monotonic() - start
     program, used = read(compiled.as_text()), compiled.memory_analysis()
     work = state.work(shapes, {key: stage.mixture[key] for key in datasets})
@@ -74,7 +70,7 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
         },
         collectives(program, links),
         schedule.estimate(program, links),
-        _flops(config, name, weights, batches),
+        needed(config, name),
         6 * work["tokens"] * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(weights)),
         work,
         seconds,
@@ -87,10 +83,10 @@ def collectives(program: Program, links: Links) -> dict[tuple[str, str], dict[st
 
     def walk(name: str, times: int, depth: int) -> None:
         for operation in program.computations[name]:
-            if kind := kind_of(operation):
-                entry = table[kind, "in loops" if depth else "outside"]
-                entry.update(times=times, bytes=times * bytes_of(operation), seconds=times * links.seconds(operation))
-            elif operation.kind == "while":
+            for one in [operation] if kind_of(operation) else program.fused(operation, "Start"):
+                entry = table[kind_of(one), "in loops" if depth else "outside"]
+                entry.update(times=times, bytes=times * bytes_of(one), seconds=times * links.seconds(one))
+            if operation.kind == "while":
                 walk(operation.calls["body"], times * program.trips(operation), depth + 1)
             elif operation.kind in ("call", "conditional"):
                 for called in operation.calls.values():
@@ -104,10 +100,13 @@ def _objective(config: RunConfig, name: str):
     return OBJECTIVES[config.stages[name].objective](config.model, (config.model.language.vocab_size,), 0)
 
 
-def _flops(config: RunConfig, name: str, weights: dict, batches: dict) -> int:
-    """What losses and gradients need, whatever is kept for them."""
+def needed(config: RunConfig, name: str) -> int:
+    """Floating-point operations of a step's losses and gradients, whatever is kept for them and wherever."""
     kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
-    gradient = jax.grad(_objective(kept, name).loss)
-    # On no device: a trace for those of the mesh would need it.
-    weights, batches = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (weights, batches))
-    return sum(flops.of(gradient, weights["params"], weights["frozen"], batch) for batch in batches.values())
+    stage, objective = config.stages[name], _objective(kept, name)
+    datasets = turn(stage.mixing, tuple(stage.mixture), 0)
+    shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
+    here = sharding.make_mesh(MeshConfig(), jax.devices()[:1])  # a trace for devices that are not there needs them
+    weights = state.weights(here, objective, next(iter(shapes.values())), config.model.dtype)
+    batches = {key: state.batch(here, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
+    return flops.of_gradients(objective, stage, weights, batches)

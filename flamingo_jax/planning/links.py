@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flamingo_jax.planning.chips import Chip
 from flamingo_jax.planning.program import Operation, size_of
+from flamingo_jax.training.chips import Chip
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _HOP = 1e-6  # seconds until the first byte is at a neighbour
@@ -31,7 +31,10 @@ class Links:
         kind, moved = kind_of(operation), bytes_of(operation)
         if kind == "collective-permute":
             return self._permute(operation, moved)
-        group = groups_of(operation.text, len(self.places))[0]
+        return self.ring(kind, moved, groups_of(operation.text, len(self.places))[0])
+
+    def ring(self, kind: str, moved: float, group: Sequence[int]) -> float:
+        """Of a collective among the partitions ``group``, of ``moved`` bytes as ``bytes_of`` counts them."""
         if len(group) == 1:
             return 0.0
         places = self.places[list(group)]
@@ -111,11 +114,40 @@ def _pairs(operation: Operation) -> list[tuple[int, int]]:
 
 
 def groups_of(text: str, devices: int) -> list[Sequence[int]]:
-    """The groups of devices of a collective: ``{{0,1},{2,3}}``, or ``[2,2]<=[4]``, or that with a transposition."""
+    """The groups of devices of a collective: ``{{0,1},{2,3}}``, or ``[2,2]<=[4]``, or that with a transposition, or
+    ``mesh['a'=2,'b'=2] {'a'}``, the devices in that shape, one group along the axes named, in their order; between
+    these ``, device_ids=([2,2]T(1,0))`` may say in which order the devices come. ``{}`` are all of them.
+
+    Raises ValueError for any other text.
+    """
     if found := re.search(r"replica_groups=\{\{(.*?)\}\}", text):
         return [[int(n) for n in group.split(",")] for group in found[1].split("},{")]
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, source, turn = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
-        numbers = np.arange(math.prod(source)).reshape(source)
-        return (numbers.transpose(turn) if turn else numbers).reshape(shape).tolist()
-    return [list(range(devices))]
+    if found := re.search(rf"replica_groups=\[([\d,]+)\]<={_IOTA}", text):
+        return _iota(found[2], found[3]).reshape(_numbers(found[1])).tolist()
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))?(?: \{([^}]*)\})?", text):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        numbers = np.arange(math.prod(sizes.values()))
+        if found[2]:
+            order = re.fullmatch(_IOTA, found[2])
+            numbers = _iota(order[1], order[2]) if order else np.array(_numbers(found[2]))
+        along = re.findall(r"'(\w+)'", found[3] or "")
+        names = list(sizes)
+        turn = [names.index(name) for name in [n for n in names if n not in along] + along]
+        grid = numbers.reshape(list(sizes.values())).transpose(turn)
+        return grid.reshape(-1, math.prod(sizes[name] for name in along)).tolist()
+    if "replica_groups={}" in text:
+        return [list(range(devices))]
+    raise ValueError(f"No groups of devices are known in {text[:300]!r}.")
+
+
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+
+
+def _iota(shape: str, turn: str | None) -> np.ndarray:
+    """0, 1, 2, .. in that shape, or with its axes in another order."""
+    numbers = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return numbers.transpose(_numbers(turn)) if turn else numbers
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]

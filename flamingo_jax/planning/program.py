@@ -38,6 +38,12 @@ class Operation:
         return size_of(self.shape)
 
     @property
+    def channel(self) -> str:
+        """Of a collective: what its start and its end have in common."""
+        found = re.search(r"channel_id=(\d+)", self.text)
+        return found[1] if found else self.name
+
+    @property
     def cycles(self) -> int:
         """The compiler's estimate of its duration, 0 where it made none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
@@ -65,6 +71,13 @@ class Program:
                 if step > 0:
                     return -(-_constant(end) // step)
         raise ValueError(f"It cannot be told how often the loop {loop.name} runs: it does not count up to a constant.")
+
+    def fused(self, operation: Operation, stage: str) -> list[Operation]:
+        """Collectives that run beside products, whose "Start" or "Done" a fusion has, with all else that it does."""
+        parts = self.computations.get(operation.calls.get("calls", ""), ())
+        if not any(f'custom_call_target="AsyncCollective{stage}"' in part.text for part in parts):
+            return []
+        return [part for part in parts if "channel_id=" in part.text]
 
     def _step(self, body: str, index: int) -> int:
         """By how much a loop's body increases part ``index`` of what it carries; 0 where that cannot be told."""

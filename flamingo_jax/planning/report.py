@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flamingo_jax.planning.chips import Chip
 from flamingo_jax.planning.compile import Compiled
+from flamingo_jax.training.chips import Chip
 
 _GIB = 2**30
 
@@ -71,3 +71,18 @@ def markdown(plan: Mapping[str, Any]) -> str:
         f"Compiled in {plan['compile_seconds']:.0f} s.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def ranking(plans: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """A table of plans, each with the options that it was made by, the fastest that fits first."""
+
+    def fits(plan) -> bool:
+        return plan["memory_bytes"]["peak"] <= plan["memory_bytes"]["chip"]
+
+    lines = ["| options | estimated s a step | estimated MFU | peak GiB | fits |", "|---|---|---|---|---|"]
+    for text, plan in sorted(plans, key=lambda pair: (not fits(pair[1]), pair[1]["estimate"]["seconds"])):
+        lines.append(
+            f"| `{text}` | {plan['estimate']['seconds']:.3g} | {plan['estimate']['mfu']:.1%} | "
+            f"{plan['memory_bytes']['peak'] / _GIB:.1f} | {'yes' if fits(plan) else 'no'} |"
+        )
+    return "\n".join(lines)

@@ -55,13 +55,14 @@ class _Clock:
         lines = {operation.name: operation for operation in self._program.computations[name]}
         for operation in lines.values():
             kind = operation.kind
+            for one in self._program.fused(operation, "Start"):
+                seconds = self._links.seconds(one)
+                busy[kind_of(one)] += seconds
+                pending[one.channel] = kind_of(one), self._send(one, seconds, now, links_free)
             if collective := kind_of(operation):
                 seconds = self._links.seconds(operation)
                 busy[collective] += seconds
-                way = self._links.way(operation)
-                taken = links_free.values() if way == () else (links_free.get(way, 0.0), links_free.get((), 0.0))
-                end = max(now, *taken, 0.0) + seconds
-                links_free[way] = end
+                end = self._send(operation, seconds, now, links_free)
                 pending[operation.name] = collective, end
                 if not kind.endswith("-start"):
                     waited[collective] += end - now
@@ -82,7 +83,18 @@ class _Clock:
                     busy[key] += seconds * times
                 for key, seconds in part.waited.items():
                     waited[key] += seconds * times
+            for one in self._program.fused(operation, "Done"):
+                what, end = pending[one.channel]
+                waited[what] += max(0.0, end - now)
+                now = max(now, end)
         return Estimate(now, dict(busy), dict(waited))
+
+    def _send(self, operation: Operation, seconds: float, now: float, links_free: dict) -> float:
+        """When it ends, if it starts as soon as the links that it takes are free."""
+        way = self._links.way(operation)
+        taken = links_free.values() if way == () else (links_free.get(way, 0.0), links_free.get((), 0.0))
+        links_free[way] = max(now, *taken, 0.0) + seconds
+        return links_free[way]
 
     def _part(self, operation: Operation, lines: Mapping[str, Operation]) -> tuple[Estimate, int]:
         """(once, how often): of an operation that nothing else runs beside."""

@@ -8,8 +8,8 @@ import os
 import jax
 import numpy as np
 
-from flamingo_jax.planning import chips
 from flamingo_jax.planning.links import Links
+from flamingo_jax.training import chips
 
 # The compiler alone is wanted: no TPU is looked for, no cloud is asked, and nobody's lock on it counts.
 _ENVIRONMENT = {

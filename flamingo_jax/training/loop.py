@@ -19,13 +19,15 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
-from flamingo_jax.training import checkpoint, hosts, sharding
+from flamingo_jax.training import checkpoint, compiler, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.optimizer import learning_rate, make_optimizer
+from flamingo_jax.training.profile import Profile
 from flamingo_jax.training.seen import Seen
+from flamingo_jax.training.speed import Speed
 from flamingo_jax.training.step import make_step
 
 
@@ -35,7 +37,8 @@ class Stage:
 
     examples: the shape of each dataset's rows. streams: a ``data.stream.Stream`` of {key: [rows / processes, ..]} per
     dataset; max_unreadable: the share of it that may be unreadable. frozen: the objective's frozen collection, already
-    on the mesh. initial: weights of ``params`` that do not start at random.
+    on the mesh. initial: weights of ``params`` that do not start at random. flops: floating-point operations that one
+    gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Stage:
     seed: int
     directory: pathlib.Path
     max_unreadable: float = 0.01
+    flops: float = 0.0
 
 
 def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[str, float]]:
@@ -60,7 +64,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     config = stage.config
     optimizer = make_optimizer(config.optimizer, config.steps)
     lambdas = {name: mix.weight for name, mix in config.mixture.items()}
+    pieces = {name: mix.microbatches for name, mix in config.mixture.items()}
     rate = learning_rate(config.optimizer, config.steps)
+
+    def tell(line: str) -> None:
+        say(f"{stage.name}: {line}")
+
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
         stack.callback(checkpoint.close, checkpoints)
@@ -68,14 +77,10 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))
         seen = Seen(stage.streams, config.mixture, stage.max_unreadable)
-        state = _start(stage, optimizer, checkpoints, seen, say)
+        state = _start(stage, optimizer, checkpoints, seen, tell)
         start = int(state["step"])
-        places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        step_fn = jax.jit(
-            make_step(stage.objective, lambdas, optimizer, config.mixing),
-            donate_argnums=0,
-            out_shardings=(places, None),
-        )
+        step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces)
+        step_fn = compiler.jit(step, state, stage.mesh)
         writer = Writer(stage.directory, resume_step=start)
         stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
@@ -87,15 +92,19 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         every = -(-config.log_every // round_length) * round_length
         look = round_length if jax.process_count() == 1 else every  # how often hosts agree whether to save
         work = _work_per_step(stage, round_length)
+        speed = Speed(stage.mesh, work, stage.flops / round_length, first=start + round_length + 1)
+        profile = Profile(stage.directory / "profile", config.profile, start + round_length, tell)
+        stack.callback(profile.close)
 
         def report(step: int, metrics: dict, log_every: int = every) -> dict[str, float]:
             """Counts and shows step ``step``'s metrics and, every ``log_every`` steps, writes them."""
             if not metrics:
                 return {}
             values = seen.add(metrics)
-            progress.update(step, values, **work)
+            progress.update(step, values, **work, seconds_at_peak=speed.seconds_at_peak)
+            speed.done(step)
             if step % log_every == 0:
-                writer.write(step, values)
+                writer.write(step, values, speed.look(step))
             return values
 
         metrics: dict[str, jax.Array] = {}
@@ -103,12 +112,18 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         for step in range(start, config.steps):
             asked = time.monotonic()
             batches = {name: next(stage.streams[name]) for name in turn(config.mixing, names, step)}
+            lost = time.monotonic() - asked
             if state["step"].is_ready():  # else the devices were still at work, and lost nothing
-                progress.waited(time.monotonic() - asked)
+                progress.waited(lost)
+                speed.waited(lost)
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
-            state, new = step_fn(state, stage.frozen, batches)
+            profile.before(step + 1, state)
+            with jax.profiler.StepTraceAnnotation(stage.name, step_num=step + 1):
+                state, new = step_fn(state, stage.frozen, batches)
+            profile.after(step + 1, state)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
             report(step, metrics)
+            # Asked for here and read with the rest: it is computed on a device, behind the update that is at work.
             metrics |= new | {"learning_rate": rate(step)}
             may_save = (step + 1) % look == 0 and step + 1 + round_length <= config.steps
             if may_save and hosts.agree(time.monotonic() - saved > config.checkpoint_every_seconds):
@@ -119,19 +134,19 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 saved = time.monotonic()
         final = report(config.steps, metrics, log_every=1)
     for line in [*seen.report(), progress.summary()]:
-        say(f"{stage.name}: {line}")
+        tell(line)
     return state["params"], final
 
 
-def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, seen: Seen, say) -> dict:
+def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, seen: Seen, tell) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
     if checkpoints.latest is None:
         return _initialise(stage, optimizer, abstract, example)
     state, streams = checkpoint.restore(checkpoints, abstract)
-    seen.restore(streams, lambda line: say(f"{stage.name}: {line}"))
-    say(f"{stage.name}: continuing at step {int(state['step'])} of {stage.config.steps}")
+    seen.restore(streams, tell)
+    tell(f"continuing at step {int(state['step'])} of {stage.config.steps}")
     return state
 
 
@@ -162,15 +177,22 @@ def _put(leaf, sharding, dtype: str) -> jax.Array:
 
 
 def place_parts(
-    mesh: Mesh, objective: Objective, example: ExampleConfig, weights: dict, dtype: str, put: Callable = _put
+    mesh: Mesh,
+    objective: Objective,
+    example: ExampleConfig,
+    weights: dict,
+    dtype: str,
+    frozen: str = "sharded",
+    put: Callable = _put,
 ) -> tuple[dict, dict]:
     """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
 
-    put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is for arrays.
+    frozen: ``MeshConfig.frozen``. put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is
+    for arrays.
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
-    abstract = shapes.weights(mesh, objective, example, dtype)
+    abstract = shapes.weights(mesh, objective, example, dtype, frozen)
     params, frozen = (traverse.flatten_dict(abstract[name]) for name in ("params", "frozen"))
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)

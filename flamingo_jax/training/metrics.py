@@ -23,79 +23,90 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from flamingo_jax.data.file import write_whole
 
-FILE = "metrics.jsonl"
+FILE, SPEED = "metrics.jsonl", "speed.jsonl"
 
 # Rates and the time left come from this many seconds, so that they follow a change and forget the compilation.
 _WINDOW = 30.0
 
 
 class Writer:
-    """Writes metrics to ``directory/metrics.jsonl`` and to a TensorBoard event file beside it.
+    """Writes metrics to ``directory/metrics.jsonl``, speed to ``speed.jsonl``, and both to a TensorBoard event file.
 
-    A line is ``{"step": 20, "loss/m3w": 1.5, ...}``, keys sorted, and holds neither time nor speed: a run that is
-    killed and resumed from its checkpoint ends with the same file as one that was not.
+    A line is ``{"step": 20, "loss/m3w": 1.5, ...}``, keys sorted. Those of metrics hold neither time nor speed: a run
+    that is killed and resumed from its checkpoint ends with the same file as one that was not.
     """
 
     def __init__(self, directory: str | os.PathLike, resume_step: int):
-        """Opens both for writing after step ``resume_step`` (0: from the start), the step of the checkpoint in use.
+        """Opens them for writing after step ``resume_step`` (0: from the start), the step of the checkpoint in use.
 
         Lines of later steps, and a line that a killed process left unfinished, are cut off; TensorBoard is told to
         forget those steps. Raises OSError that names the file.
         """
-        self._file: TextIO | None = None
-        self._path = Path(directory) / FILE
+        self._files: dict[str, TextIO] = {}
+        self._directory = Path(directory)
         if jax.process_index():
             return
-        with _named(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _truncate(self._path, resume_step)
-            self._file = self._path.open("a", encoding="utf-8")
-        with _named(self._path.parent):
+        for name in (FILE, SPEED):
+            path = self._directory / name
+            with _named(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _truncate(path, resume_step)
+                self._files[name] = path.open("a", encoding="utf-8")
+        with _named(self._directory):
             # The plain writer: tensorboardX's SummaryWriter writes in a thread, where a full disk would go unseen.
-            self._events = EventsWriter(str(self._path.parent / "events"), f".{os.getpid()}.{resume_step}")
+            self._events = EventsWriter(str(self._directory / "events"), f".{os.getpid()}.{resume_step}")
             start = Event(wall_time=time.time(), step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
             self._events.write_event(start)
             self._events.flush()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one step's metrics. Raises OSError that names the file, e.g. when the disk is full."""
-        if self._file is None:
+    def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float] | None = None) -> None:
+        """Appends one step's metrics and, where there is one, the speed until then (in TensorBoard ``speed/...``).
+
+        Raises OSError that names the file, e.g. when the disk is full.
+        """
+        if not self._files:
             return
-        values = {name: float(value) for name, value in values.items()}
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        with _named(self._path):
-            self._file.write(json.dumps({"step": int(step)} | dict(sorted(values.items()))) + "\n")
-            self._file.flush()
-        with _named(self._path.parent):
+        lines, tags = {FILE: values, SPEED: speed or {}}, {FILE: "", SPEED: "speed/"}
+        shown = []
+        for name, line in lines.items():
+            line = {key: float(value) for key, value in sorted(line.items())}
+            shown += [Summary.Value(tag=tags[name] + key, simple_value=value) for key, value in line.items()]
+            with _named(self._directory / name):
+                if line:
+                    self._files[name].write(json.dumps({"step": int(step)} | line) + "\n")
+                    self._files[name].flush()
+        with _named(self._directory):
+            summary = Summary(value=shown)
             self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=summary))
 
     def flush(self) -> None:
         """Returns when all that was written is on the disk; to be called before a checkpoint refers to it."""
-        if self._file is None:
-            return
-        with _named(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        with _named(self._path.parent):
-            self._events.flush()
+        for name, file in self._files.items():
+            with _named(self._directory / name):
+                file.flush()
+                os.fsync(file.fileno())
+        if self._files:
+            with _named(self._directory):
+                self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes both files. Nothing may be written afterwards."""
-        if self._file is None:
+        """Flushes and closes the files. Nothing may be written afterwards."""
+        if not self._files:
             return
         self.flush()
-        self._file.close()
+        for file in self._files.values():
+            file.close()
         self._events.close()
-        self._file = None
+        self._files = {}
 
 
-def read(directory: str | os.PathLike) -> list[dict[str, float]]:
+def read(directory: str | os.PathLike, name: str = FILE) -> list[dict[str, float]]:
     """The lines of ``directory/metrics.jsonl`` as dicts, in order; an unfinished last line is left out.
 
     Raises OSError if there is none.
     """
     lines = []
-    for line in (Path(directory) / FILE).read_bytes().splitlines(keepends=True):
+    for line in (Path(directory) / name).read_bytes().splitlines(keepends=True):
         try:
             if not line.endswith(b"\n"):
                 break
@@ -110,7 +121,7 @@ class Progress:
 
     A bar where there is a terminal; elsewhere a plain line now and then:
 
-        flamingo 320/1500  loss m3w 1.234 align 0.871  12,345 tokens/s 2,108 images/s  3:05 left
+        flamingo 320/1500  loss m3w 1.234 align 0.871  12,345 tokens/s 2,108 images/s  43% MFU  3:05 left
     """
 
     def __init__(
@@ -129,7 +140,8 @@ class Progress:
         self._file = file or sys.stderr
         self._quiet = bool(jax.process_index())
         self._marks: collections.deque[tuple[float, int, float]] = collections.deque()
-        self._started: tuple[float, float] | None = None  # when the second step began, and what was waited until then
+        self._started: tuple[float, int, float] | None = None  # the first of the marks
+        self._seconds_at_peak = 0.0
         self._waited = 0.0
         self._shown_at, self._text, self._shown_text = -float("inf"), "", ""
         self._bar = None
@@ -143,18 +155,27 @@ class Progress:
                 bar_format="{desc} {n_fmt}/{total_fmt} |{bar:20}|{postfix}",
             )
 
-    def update(self, step: int, values: Mapping[str, float], *, tokens: int = 0, images: int = 0) -> None:
+    def update(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        tokens: float = 0,
+        images: float = 0,
+        seconds_at_peak: float = 0,
+    ) -> None:
         """Tells that ``step`` steps are done.
 
         Args:
             step: counts from 1.
             values: that step's metrics; those called ``loss/<dataset>`` are shown.
             tokens, images: how many one step processes; what is 0 is not shown.
+            seconds_at_peak: that it would take at the devices' best rate, of which a share is shown; 0: not known.
         """
         now = self._clock()
-        self._step = step
-        self._started = self._started or (now, self._waited)
+        self._step, self._seconds_at_peak = step, seconds_at_peak
         self._marks.append((now, step, self._waited))
+        self._started = self._started or self._marks[0]
         while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW:
             self._marks.popleft()
         if self._quiet:
@@ -174,10 +195,15 @@ class Progress:
         self._waited += seconds
 
     def summary(self) -> str:
-        """Which share of the time, from the second step on, the devices stood still for data."""
-        since, waited = self._started or (0.0, 0.0)
-        share = (self._waited - waited) / max(self._clock() - since, 1e-9) if self._started else 0.0
-        return f"waited {share:.1%} of its time for data"
+        """Which share of the time, from the second step on, the devices stood still for data; and the model's share of
+        their best rate, where that is known."""
+        now = self._clock()
+        since, first, waited = self._started or (now, self._step, self._waited)
+        taken = max(now - since, 1e-9)
+        line = f"waited {(self._waited - waited) / taken:.1%} of its time for data"
+        if self._seconds_at_peak and self._step > first:
+            line += f", MFU {(self._step - first) * self._seconds_at_peak / taken:.1%}"
+        return line
 
     def close(self) -> None:
         """Shows the end."""
@@ -204,6 +230,8 @@ class Progress:
                     f"{count * rate:,.0f} {what}/s" for what, count in (("tokens", tokens), ("images", images)) if count
                 )
             )
+            if self._seconds_at_peak:
+                parts.append(f"{rate * self._seconds_at_peak:.0%} MFU")
             if (share := (waited - before) / (now - since)) >= 0.01:
                 parts.append(f"{share:.0%} waiting for data")
             parts.append(f"{_clock_time((self._total - last) / rate)} left")
@@ -220,7 +248,7 @@ def _truncate(path: Path, step: int) -> None:
     """Keeps the lines up to ``step``; the file changes whole or not at all."""
     if not path.exists():
         return
-    kept = "".join(json.dumps(line) + "\n" for line in read(path.parent) if line["step"] <= step)
+    kept = "".join(json.dumps(line) + "\n" for line in read(path.parent, path.name) if line["step"] <= step)
     write_whole(path, kept)
 
 

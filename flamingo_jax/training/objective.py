@@ -15,7 +15,7 @@ from flamingo_jax.models.contrastive import Contrastive
 from flamingo_jax.models.decoder import Decoder, unembed
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training.mixing import merge_pairs, merge_tokens
-from flamingo_jax.training.text import token_loss
+from flamingo_jax.training.text import token_loss, token_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,16 @@ class Objective:
     batch; key: for what is random in training (an encoder's stochastic depth), None for nothing.
     monitor(params) -> {name: scalar} worth logging beside the loss. merge(batches, lambdas) -> ({name: batch}, {name:
     weight}): what the losses and their weights must be of, for their sum to be one loss over all examples.
+    weight(batch) -> scalar, what ``loss`` divides a sum over the rows by. Given as ``loss(.., weight=)`` with some of
+    the rows, these add their share to the loss of all (``training/microbatch.py``). None for a loss that is no such
+    sum.
     """
 
     init: Callable
     loss: Callable
     monitor: Callable
     merge: Callable = merge_tokens
+    weight: Callable | None = None
 
 
 def contrastive_loss(
@@ -53,11 +57,11 @@ def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     """Next-token prediction on text; every weight is trainable."""
     model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
 
-    def loss(params, frozen, batch, key=None):
+    def loss(params, frozen, batch, key=None, weight=None):
         _, sown = model.apply({"params": params}, batch["tokens"], _mask(batch, pad), mutable=["intermediates"])
-        return _text_loss(model, params, sown["intermediates"], batch)
+        return _text_loss(model, params, sown["intermediates"], batch, weight)
 
-    return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {})
+    return Objective(lambda key, batch: model.init(key, batch["tokens"]), loss, lambda params: {}, weight=_weight)
 
 
 def contrastive(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Objective:
@@ -89,21 +93,25 @@ def flamingo(config: ModelConfig, new_tokens: tuple[int, ...], pad: int) -> Obje
     def inputs(batch):
         return batch["tokens"], batch["media"], batch["media_index"], _mask(batch, pad)
 
-    def loss(params, frozen, batch, key=None):
+    def loss(params, frozen, batch, key=None, weight=None):
         rngs = _streams(key) if "vision" not in config.frozen else {}
         variables = {"params": params, "frozen": frozen}
         _, sown = model.apply(variables, *inputs(batch), rngs=rngs, mutable=["intermediates"])
         weights = {**frozen.get("decoder", {}), **params["decoder"]}
-        return _text_loss(decoder, weights, sown["intermediates"]["decoder"], batch)
+        return _text_loss(decoder, weights, sown["intermediates"]["decoder"], batch, weight)
 
-    return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates)
+    return Objective(lambda key, batch: model.init(key, *inputs(batch)), loss, gates, weight=_weight)
 
 
-def _text_loss(decoder: Decoder, weights: dict, sown: dict, batch: dict) -> jax.Array:
+def _weight(batch: dict) -> jax.Array:
+    return token_weight(batch["weights"])
+
+
+def _text_loss(decoder: Decoder, weights: dict, sown: dict, batch: dict, weight: jax.Array | None) -> jax.Array:
     """``token_loss`` of the states that a decoder has sown; the logits that it returns are then not computed."""
     (hidden,) = sown["hidden"]
     head = functools.partial(unembed, decoder, weights)
-    return token_loss(head, hidden, batch["tokens"], batch["weights"], decoder.config.vocab_rows)
+    return token_loss(head, hidden, batch["tokens"], batch["weights"], decoder.config.vocab_rows, weight)
 
 
 def _mask(batch: dict, pad: int) -> jax.Array:

@@ -20,7 +20,8 @@ MESH_AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # examples are split over both: fsdp is data parallelism whose weights are sharded
 
 # Logical axis -> mesh axis (or axes). Weights: the residual width over fsdp, what is wide over tensor (Megatron).
-# The vision encoder's convolutions are split over fsdp alone: it is small beside the language model.
+# The vision encoder's convolutions are split over fsdp alone: it is small beside the language model. In it and in the
+# resampler the devices that share a text have its images divided among them, and gather weights instead.
 RULES = {
     "embed": "fsdp",
     "mlp": "tensor",
@@ -39,11 +40,13 @@ RULES = {
     "groups": None,
     "vector": None,
     "batch": BATCH,
-    "images": BATCH,
+    "images": MESH_AXES,
     "length": None,
     "act_embed": None,
     "act_heads": "tensor",
     "act_vocab": "tensor",
+    "lookup_batch": "data",
+    "lookup_embed": "fsdp",
 }
 assert RULES.keys() == WEIGHT_AXES.keys() | ACTIVATION_AXES.keys(), "every logical axis has exactly one rule"
 
@@ -89,8 +92,11 @@ def use(mesh: Mesh):
         yield
 
 
-def shard_tree(mesh: Mesh, boxed) -> dict:
+def shard_tree(mesh: Mesh, boxed, frozen: str = "") -> dict:
     """NamedShardings for a tree of boxed abstract weights (``jax.eval_shape(model.init, ..)``), unboxed in structure.
+
+    frozen: of frozen weights, what ``MeshConfig.frozen`` says. They have neither gradients nor moments: "replicated"
+    leaves fsdp out, and "sharded" too for those outside of loops over layers, which would be gathered all at once.
 
     Raises ValueError, naming all offenders at once, for an axis that does not divide and for a large replicated weight.
     """
@@ -100,12 +106,14 @@ def shard_tree(mesh: Mesh, boxed) -> dict:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = box.names if isinstance(box, nn.LogicallyPartitioned) else (None,) * box.ndim
         shape = box.value.shape if isinstance(box, nn.LogicallyPartitioned) else box.shape
-        rules = [None if axis is None else _rule(axis) for axis in axes]
+        places = [None if axis is None else _rule(axis) for axis in axes]
+        if frozen == "replicated" or (frozen and not {"layers", "groups"} & set(axes)):
+            places = [None if place == "fsdp" else place for place in places]
         if math.prod(shape) <= LARGE:  # the first convolutions have fewer channels than a pod has devices
             for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
-                if axis == "channels_out" and size % _ways(mesh, rules[i]):
-                    rules[i] = None
-        spec = PartitionSpec(*rules)
+                if axis == "channels_out" and size % _ways(mesh, places[i]):
+                    places[i] = None
+        spec = PartitionSpec(*places)
         for axis, size, mesh_axis in zip(axes, shape, spec, strict=True):
             if size % _ways(mesh, mesh_axis):
                 errors.append(f"{name} {shape}: {axis}={size} is not divisible by {mesh_axis}={_ways(mesh, mesh_axis)}")
@@ -114,7 +122,7 @@ def shard_tree(mesh: Mesh, boxed) -> dict:
             errors.append(f"{name} {shape}: two of the axes {axes} are split over the same mesh axis, {used}")
             return replicated(mesh)
         split = math.prod(_ways(mesh, mesh_axis) for mesh_axis in used)
-        if math.prod(shape) > LARGE and split == 1 and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+        if not frozen and math.prod(shape) > LARGE and split == 1 and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
             errors.append(f"{name} {shape}: a large weight with axes {axes} would be replicated on every device")
         return NamedSharding(mesh, spec)
 
@@ -167,7 +175,7 @@ def host_part(mesh: Mesh, process: int) -> tuple[int, int]:
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's part of a batch (``host_part``), {key: [B / parts, ..]}, as global arrays over the batch axes."""
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    return jax.make_array_from_process_local_data(sharding, batch)  # all at once, which takes half the time
 
 
 def concatenate(parts: Sequence[jax.Array]) -> jax.Array:
@@ -184,11 +192,16 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def check_batch(mesh: Mesh, name: str, mix: MixConfig) -> None:
-    """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh."""
-    ways = batch_ways(mesh)
-    if mix.rows % ways:
+    """Raises ValueError when the batch of ``name`` (a path in the config) cannot be split evenly over the mesh, or its
+    microbatches cannot."""
+    ways, pieces = batch_ways(mesh), mix.microbatches
+    if mix.rows % (ways * pieces):
         rows = f" is {mix.rows} rows and" if mix.pack > 1 else " is"
+        times, other = f" x microbatches = {pieces}" if pieces > 1 else "", ""
+        if not mix.rows % ways:  # then the pieces alone are to blame
+            fit = [str(n) for n in range(1, mix.rows // ways + 1) if mix.rows // ways % n == 0]
+            other = f", or microbatches of {', '.join(fit)}"
         raise ValueError(
-            f"{name}.batch_size={mix.batch_size}{rows} not divisible by data x fsdp = {ways} devices; "
-            f"use a multiple of {ways * mix.pack}."
+            f"{name}.batch_size={mix.batch_size}{rows} not divisible by data x fsdp = {ways} devices{times}; "
+            f"use a multiple of {ways * pieces * mix.pack}{other}."
         )

@@ -26,11 +26,14 @@ def batch(mesh: Mesh, example: ExampleConfig, rows: int) -> dict[str, jax.ShapeD
     }
 
 
-def weights(mesh: Mesh, objective: Objective, example: ExampleConfig, dtype: str = "float32") -> dict[str, dict]:
+def weights(
+    mesh: Mesh, objective: Objective, example: ExampleConfig, dtype: str = "float32", frozen: str = "sharded"
+) -> dict[str, dict]:
     """{"params", "frozen"}, each a tree of ``jax.ShapeDtypeStruct`` with its sharding; frozen ones of ``dtype``.
 
-    example: any that the model takes. Raises ValueError when the model cannot take it, or its weights cannot be split
-    over the mesh.
+    example: any that the model takes. frozen: ``MeshConfig.frozen``.
+
+    Raises ValueError when the model cannot take it, or its weights cannot be split over the mesh.
     """
     smallest = jax.tree.map(  # of dummies, that divides over the mesh
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
@@ -39,7 +42,8 @@ def weights(mesh: Mesh, objective: Objective, example: ExampleConfig, dtype: str
     with sharding.use(mesh):
         boxed = jax.eval_shape(lambda batch: objective.init(jax.random.key(0), batch), smallest)
         boxed = {name: boxed.get(name, {}) for name in ("params", "frozen")}
-        places = {name: sharding.shard_tree(mesh, tree) for name, tree in boxed.items()}
+        policy = {"params": "", "frozen": frozen}
+        places = {name: sharding.shard_tree(mesh, tree, policy[name]) for name, tree in boxed.items()}
         shapes = jax.eval_shape(nn.meta.unbox, boxed)
     shapes["frozen"] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes["frozen"])
     return jax.tree.map(_placed, shapes, places)

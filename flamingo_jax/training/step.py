@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flamingo_jax.training import microbatch
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.seen import count
 
@@ -18,6 +19,7 @@ def make_step(
     lambdas: Mapping[str, float],
     optimizer: optax.GradientTransformation,
     mixing: str = "accumulation",
+    microbatches: Mapping[str, int] | None = None,
 ) -> Callable:
     """step(state, frozen, batches) -> (state, metrics), to be jitted with ``state`` donated.
 
@@ -26,7 +28,11 @@ def make_step(
     ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the parameters before
     the update, ``loss/<dataset>`` among them (of pairs that are merged, ``loss/merged``) and
     ``seen/<dataset>`` (``seen.count``).
+
+    microbatches: into how many pieces a dataset's batch is cut, which are worked on one after the other; 1 for those
+    that it does not name. They change nothing but memory and time.
     """
+    pieces = microbatches or {}
 
     def step(state: dict, frozen: dict, batches: dict):
         params, total, weights = state["params"], None, lambdas
@@ -36,7 +42,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(0), state["step"])  # of the step alone: a resumed run draws the same
         for name, batch in batches.items():
             random = jax.random.fold_in(key, zlib.crc32(name.encode()))  # whatever other datasets there are
-            loss, grads = jax.value_and_grad(objective.loss)(params, frozen, batch, random)
+            loss, grads = microbatch.gradient(objective, pieces.get(name, 1))(params, frozen, batch, random)
             metrics[f"loss/{name}"] = loss
             grads = jax.tree.map(lambda g, w=weights[name]: w * g, grads)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)

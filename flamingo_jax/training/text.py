@@ -16,13 +16,14 @@ def token_loss(
     """Mean cross-entropy of predicting tokens[l + 1] from head(hidden[l]), weighted by weights[l + 1]; float32 scalar.
 
     head: hidden states [B, n, E] -> float32 logits [B, n, V]; vocabulary: V. hidden [B, L, E], tokens int [B, L],
-    weights [B, L]. Zero when nothing is weighted. total: what the sum is divided by, instead of the weights' own.
+    weights [B, L]. Zero when nothing is weighted. total: what the sum is divided by instead of the ``token_weight``
+    of these rows.
 
     Where positions are cut into several pieces, the backward pass computes the logits of each again.
     """
+    total = token_weight(weights) if total is None else total
     targets = jnp.roll(tokens, -1, axis=1)
     weights = jnp.roll(weights, -1, axis=1).at[:, -1].set(0.0)
-    total = jnp.maximum(weights.sum(), 1.0) if total is None else total
 
     def add(loss, piece):
         hidden, targets, weights = piece
@@ -34,6 +35,11 @@ def token_loss(
     cut = jax.tree.map(lambda leaf: _cut(leaf, count), (hidden, targets, weights))
     loss, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), jnp.zeros((), jnp.float32), cut)
     return loss / total
+
+
+def token_weight(weights: jax.Array) -> jax.Array:
+    """What the mean of ``token_loss`` is taken over: the weights [B, L] of tokens that have one before them."""
+    return jnp.maximum(weights[:, 1:].sum(), 1.0)
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:

@@ -120,7 +120,7 @@ def test_writing_to_a_frozen_weight_raises(flamingo, example):
 def test_scan_and_remat_change_nothing(model_config, flamingo, example):
     _, variables = flamingo
     losses = []
-    for remat in ("none", "full"):
+    for remat in ("none", "dots", "layers", "full"):
         model = Flamingo(dataclasses.replace(model_config, remat=remat), new_tokens=(3,))
 
         def loss(params, model=model):

@@ -90,7 +90,7 @@ def test_decoding_from_the_cache_equals_the_whole_sequence(name):
 def test_remat_changes_what_is_kept_and_nothing_else():
     """Matrix products of the backward pass: all again with "full", those of attention alone with "dots"."""
     (model, variables, _), results, products = made(**OPTIONS["kinds"]), {}, {}
-    for remat in ("none", "dots", "full"):
+    for remat in ("none", "dots", "layers", "full"):
         apply = model.clone(remat=remat).apply
         step = jax.value_and_grad(lambda variables, apply=apply: (apply(variables, TOKENS[None]) ** 2).mean())
         results[remat] = jax.jit(step)(variables)

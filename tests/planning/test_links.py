@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo_jax.planning import links, program
-from flamingo_jax.planning.chips import CHIPS
+from flamingo_jax.training.chips import CHIPS
 
 CHIP = CHIPS["v5e"]
 PLACES = np.array([(0, x, y) for x, y in itertools.product(range(4), range(4))])
@@ -66,4 +66,12 @@ def test_groups():
     assert links.groups_of("replica_groups={{0,2},{1,3}}", 4) == [[0, 2], [1, 3]]
     assert links.groups_of("replica_groups=[2,2]<=[4]", 4) == [[0, 1], [2, 3]]
     assert links.groups_of("replica_groups=[2,2]<=[2,2]T(1,0)", 4) == [[0, 2], [1, 3]]
+    mesh = "replica_groups=mesh['a'=2,'b'=2,'c'=2]"
+    assert links.groups_of(mesh + " {'b'}", 8) == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert links.groups_of(mesh + " {'a','c'}", 8) == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert links.groups_of(mesh + ", dimensions={0}", 8) == [[i] for i in range(8)]
+    turned = "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}"
+    assert links.groups_of(turned, 8) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(ValueError, match="No groups of devices are known in 'replica_groups=some'"):
+        links.groups_of("replica_groups=some", 8)
     assert links.groups_of("replica_groups={}", 3) == [[0, 1, 2]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flamingo_jax.planning import links, program, schedule
-from flamingo_jax.planning.chips import CHIPS
+from flamingo_jax.training.chips import CHIPS
 
 CHIP = CHIPS["v5e"]
 RING = links.Links(CHIP, np.array([(0, i) for i in range(4)]), (4,))
@@ -67,3 +67,25 @@ def test_a_chain_of_products_takes_its_operations_at_the_chips_best():
     text = pathlib.Path(__file__).with_name("chain.txt").read_text()
     found = schedule.estimate(program.read(text), links.Links(chip, np.zeros((4, 2), int), (1,)))
     assert found.seconds == pytest.approx(10 * 2 * 4096 * 8192 * 8192 / chip.flops, rel=0.2)
+
+
+@pytest.mark.parametrize("took", [GATHER / 2, 2 * GATHER])
+def test_what_runs_inside_of_fusions_overlaps_too(took):
+    """As the TPU's compiler has it: a fusion starts the gather, another one ends it, products stand between them."""
+    gather = "  %g = f32[512,512]{1,0} all-gather(%a), channel_id=7, replica_groups=[1,4]<=[4]\n"
+    text = "".join(
+        f"%{name} (a: f32[512,512]) -> f32[512,512] {{\n  %a = f32[512,512]{{1,0}} parameter(0)\n{gather}"
+        f'  ROOT %c = f32[512,512]{{1,0}} custom-call(%g), custom_call_target="AsyncCollective{name}"\n}}\n\n'
+        for name in ("Start", "Done")
+    )
+    lines = [
+        PARAMETER,
+        "s = f32[512,512]{1,0} fusion(%a), kind=kCustom, calls=%Start",
+        product("p", took),
+        "d = f32[512,512]{1,0} fusion(%s), kind=kCustom, calls=%Done",
+    ]
+    text += "ENTRY %main (a: f32[512,512]) -> f32[] {\n" + "\n".join(f"  %{line}" for line in lines) + "\n}\n"
+    found = schedule.estimate(program.read(text), RING)
+    assert found.seconds == pytest.approx(max(took, GATHER), rel=1e-3)
+    assert found.busy["all-gather"] == pytest.approx(GATHER)
+    assert found.waited["all-gather"] == pytest.approx(max(0, GATHER - took), abs=1e-9)

@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flamingo_jax.config import MeshConfig
-from flamingo_jax.planning import chips, program, schedule, topology
-from flamingo_jax.training import sharding
+from flamingo_jax.planning import program, schedule, topology
+from flamingo_jax.training import chips, sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
@@ -52,6 +52,7 @@ def test_a_shape_that_no_pod_has():
 def test_devices(name, slices, count):
     devices = topology.devices(name, slices)
     assert len(devices) == count
+    assert chips.peak(devices[0].device_kind) == chips.find(name).flops
     mesh = sharding.make_mesh(MeshConfig(), devices)
     found = topology.links(name, mesh)
     assert found.places.shape == (count, 5) and set(found.places[:, 0]) == set(range(slices))

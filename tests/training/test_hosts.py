@@ -1,13 +1,9 @@
 """Two processes of four devices feed a step with the arrays that one process of eight feeds it with."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from archives import picture
+from processes import run
 from written import write
 
 from flamingo_jax.data import image, tokenizer
@@ -53,21 +49,7 @@ def folder(tmp_path_factory):
 
 def feed(folder, count, devices, mesh):
     """Runs so many processes from document 32 on, to the end."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", FEED, folder, str(number), str(count), address, "32", *map(str, mesh)],
-            env=env,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, errors
+    run(count, devices, lambda number, address: ["-c", FEED, folder, number, count, address, 32, *mesh])
 
 
 @pytest.mark.parametrize("mesh", [(4, 2, 1), (1, 1, 8)], ids=["split", "tensor over both hosts"])

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
-from flamingo_jax.training import checkpoint, loop, objective, sharding
+from flamingo_jax.training import checkpoint, loop, metrics, microbatch, objective, sharding
 from flamingo_jax.training.step import make_step
 
 
@@ -79,16 +79,30 @@ def stage(model_config, directory, stream, mesh, steps=6, every=1e9):
 @pytest.mark.parametrize("mesh", [pytest.param((1, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def test_interrupted_equals_undisturbed(model_config, tmp_path, mesh):
     mesh = sharding.make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
-    whole, last = loop.train(stage(model_config, tmp_path / "whole", Numbers(), mesh))
+
+    def one(name, stream, **options):
+        plain = stage(model_config, tmp_path / name, stream, mesh, **options)
+        return dataclasses.replace(plain, config=dataclasses.replace(plain.config, profile=(3, 5)), flops=1e9)
+
+    whole, last = loop.train(one("whole", Numbers()))
     with pytest.raises(Killed):
-        loop.train(stage(model_config, tmp_path / "cut", Numbers(last=4), mesh, every=0.0))
+        loop.train(one("cut", Numbers(last=4), every=0.0))
     said = []
-    parts, again = loop.train(stage(model_config, tmp_path / "cut", Numbers(), mesh), said.append)
+    parts, again = loop.train(one("cut", Numbers()), said.append)
     assert said[:2] == ["language: continuing at step 4 of 6", "language: text: 48 documents (2.40 epochs), 576 tokens"]
     chex.assert_trees_all_equal(whole, parts)
     assert last == again
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1] and json.loads(logs[0].splitlines()[-1])["step"] == 6
+    # Beside these: how fast it was, but for the first update of each process, and a profile, cut where the run was.
+    speeds = [metrics.read(tmp_path / name, metrics.SPEED) for name in ("whole", "cut")]
+    assert [[line["step"] for line in lines] for lines in speeds] == [[2, 3, 4, 5, 6], [2, 3, 4, 6]]
+    for line in speeds[0] + speeds[1]:
+        assert line["tokens_per_second"] == pytest.approx(8 * 12 / line["seconds_per_step"])
+        assert line["tflops_per_device"] == pytest.approx(1e-3 / mesh.size / line["seconds_per_step"])
+        assert 0 <= line["data_wait"] <= 1 and not {"mfu", "images_per_second"} & line.keys()
+    for name in ("whole", "cut"):
+        assert len(list((tmp_path / name).glob("profile/plugins/profile/*/*.xplane.pb"))) == 1
 
 
 @pytest.mark.slow
@@ -184,6 +198,28 @@ def test_progress_counts_an_update_of_a_round_on_average(model_config, tmp_path)
     mixed = dataclasses.replace(plain, config=config, examples=examples)
     assert loop._work_per_step(mixed, round_length=1) == {"tokens": 128, "images": 20}
     assert loop._work_per_step(mixed, round_length=2) == {"tokens": 64, "images": 10}
+
+
+def test_a_mixtures_microbatches_are_those_of_its_steps(model_config, tmp_path, monkeypatch):
+    """All documents of the whole batch are counted, and a change of pieces between two starts is said."""
+    asked, gradient = [], microbatch.gradient
+    monkeypatch.setattr(microbatch, "gradient", lambda goal, pieces: asked.append(pieces) or gradient(goal, pieces))
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+    def cut(directory, pieces, last=None):
+        plain = stage(model_config, tmp_path / directory, Numbers(last), mesh, steps=3, every=0.0)
+        return dataclasses.replace(
+            plain, config=dataclasses.replace(plain.config, mixture={"text": MixConfig(8, microbatches=pieces)})
+        )
+
+    whole, _ = loop.train(cut("whole", 1), lambda _: None)
+    with pytest.raises(Killed):
+        loop.train(cut("cut", 2, last=2))
+    said = []
+    pieces, metrics = loop.train(cut("cut", 4), said.append)
+    assert asked == [1, 2, 4] and said[0] == "language: text: microbatches is 4 from here on, and was 2"
+    assert metrics["seen/text/documents"] == 24 and metrics["seen/text/tokens"] == 24 * 12
+    chex.assert_trees_all_close(pieces, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_checkpoint_continues_on_another_mesh(model_config, tmp_path):

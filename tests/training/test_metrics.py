@@ -52,6 +52,20 @@ def test_a_killed_and_resumed_run_ends_with_the_same_file(tmp_path):
     assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
+def test_speed_stands_beside_the_metrics(tmp_path):
+    """Cut at the checkpoint as they are; a step of which nothing was measured has no line."""
+    writer = metrics.Writer(tmp_path, resume_step=0)
+    for step in (1, 2, 3):
+        writer.write(step, values(step), {"mfu": 0.25 * step} if step > 1 else {})
+    writer.close()
+    assert metrics.read(tmp_path, metrics.SPEED) == [{"step": 2, "mfu": 0.5}, {"step": 3, "mfu": 0.75}]
+    metrics.Writer(tmp_path, resume_step=2).close()
+    assert metrics.read(tmp_path, metrics.SPEED) == [{"step": 2, "mfu": 0.5}]
+    assert "mfu" not in (tmp_path / "metrics.jsonl").read_text()
+    tags = [{v.tag: v.simple_value for v in event.summary.value} for event in events(tmp_path) if event.summary.value]
+    assert tags[1] == pytest.approx(values(2) | {"speed/mfu": 0.5}) and "speed/mfu" not in tags[0]
+
+
 def test_each_line_is_on_disk_at_once(tmp_path):
     writer = write_steps(tmp_path, 0, [1])
     assert len(metrics.read(tmp_path)) == 1
@@ -102,6 +116,16 @@ def test_plain_progress_lines():
     assert lines[1] == "flamingo 31/100  loss m3w 1.250  2,000 tokens/s  0:34 left"
     assert lines[-1] == "flamingo 100/100  loss m3w 1.250  2,000 tokens/s  0:00 left"
     assert len(lines) == 6
+
+
+def test_the_share_of_the_devices_best_rate():
+    clock, file = Clock(), io.StringIO()
+    progress = metrics.Progress("x", 3, every=1.0, file=file, clock=clock)
+    for step in (1, 2, 3):
+        clock.now += 2.0
+        progress.update(step, {}, tokens=10, seconds_at_peak=0.9)
+    assert file.getvalue().splitlines()[-1] == "x 3/3  5 tokens/s  45% MFU  0:00 left"
+    assert progress.summary() == "waited 0.0% of its time for data, MFU 45.0%"
 
 
 def test_images_and_hours():

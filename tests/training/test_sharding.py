@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flamingo_jax.config import MeshConfig, MixConfig
@@ -74,6 +75,30 @@ def test_small_convolutions_may_stay_whole_and_large_ones_may_not():
     assert spec(3, 3, 3, 16) == P(None, None, None, "fsdp") and spec(3, 3, 3, 12) == P(None, None, None, None)
     with pytest.raises(ValueError, match="channels_out=1020 is not divisible by fsdp=8"):
         spec(3, 3, 512, 1020)
+
+
+def test_frozen_weights_are_gathered_in_loops_or_not_at_all():
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    shape = jax.ShapeDtypeStruct((8, 8, 8), jnp.float32)
+    tree = {"block": nn.LogicallyPartitioned(shape, ("layers", "embed", "mlp"))}
+    tree |= {"table": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((2048, 1024), jnp.float32), ("vocab", "embed"))}
+
+    def specs(frozen):
+        return {name: place.spec for name, place in sharding.shard_tree(mesh, tree, frozen).items()}
+
+    assert specs("") == {"block": P(None, "fsdp", "tensor"), "table": P("tensor", "fsdp")}
+    assert specs("sharded") == {"block": P(None, "fsdp", "tensor"), "table": P("tensor", None)}
+    assert specs("replicated") == {"block": P(None, None, "tensor"), "table": P("tensor", None)}
+
+
+@pytest.mark.parametrize("count, spec", [(16, "data fsdp tensor"), (12, "data fsdp"), (2, "data"), (3, "")])
+def test_images_are_divided_among_as_many_axes_as_divide_them(count, spec):
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    with sharding.use(mesh):
+        images = jnp.zeros((count, 4))
+        place = jax.jit(lambda x: axes.constrain(x, "images", None) + 1)(images).sharding
+    expected = NamedSharding(mesh, P(tuple(spec.split()) or None))
+    assert place.is_equivalent_to(expected, 2)
 
 
 def test_constraints_reach_the_compiler():

@@ -7,6 +7,9 @@ import math
 import jax
 from jax.extend import core
 
+from flamingo_jax.config import StageConfig
+from flamingo_jax.training.objective import Objective
+
 
 def count(jaxpr: core.ClosedJaxpr) -> int:
     """Of a traced function. What runs in a scan counts as often as it runs; of branches the most expensive one counts.
@@ -58,3 +61,20 @@ def _jaxprs(value) -> list:
 def of(function, *arguments) -> int:
     """Of ``function`` at arguments, which may be ``jax.ShapeDtypeStruct``."""
     return count(jax.make_jaxpr(function)(*arguments))
+
+
+def of_gradients(objective: Objective, stage: StageConfig, weights: dict, batches: dict) -> int:
+    """Of the losses of a stage's datasets and their gradients, as ``training.step`` takes them.
+
+    objective: of a model that keeps everything. weights: {"params", "frozen"}; batches: {dataset: batch}; both may be
+    ``jax.ShapeDtypeStruct``.
+    """
+
+    def gradients(params: dict, frozen: dict, batches: dict) -> list:
+        if stage.mixing == "merged":
+            batches, _ = objective.merge(batches, {name: mix.weight for name, mix in stage.mixture.items()})
+        return [jax.grad(objective.loss)(params, frozen, batch) for batch in batches.values()]
+
+    # On no device: a trace for those of a mesh would need it.
+    weights, batches = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (weights, batches))
+    return of(gradients, weights["params"], weights["frozen"], batches)

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flamingo_jax.planning import flops
+from flamingo_jax.config import MixConfig, OptimizerConfig, StageConfig
+from flamingo_jax.training import flops
+from flamingo_jax.training.objective import Objective
 
 X, W = jnp.ones((4, 8)), jnp.ones((8, 8))
 ONE = 2 * 4 * 8 * 8
@@ -25,6 +27,25 @@ def test_frozen_weights_have_no_gradient_to_count():
 
     assert flops.of(jax.grad(loss), W, W, X) == 5 * ONE
     assert flops.of(jax.grad(loss, (0, 1)), W, W, X) == 8 * ONE
+
+
+@pytest.mark.parametrize("mixing, compared", [("accumulation", 2 * 4**2), ("round_robin", 2 * 4**2), ("merged", 8**2)])
+def test_a_stages_gradients_are_those_that_its_datasets_take(mixing, compared):
+    """All rows of a batch are compared with each other: of two datasets with one loss, more of them."""
+    mixture = {"a": MixConfig(4), "b": MixConfig(4)}
+    stage = StageConfig("contrastive", 10, mixture, OptimizerConfig(), mixing=mixing)
+
+    def loss(params, frozen, batch):
+        vectors = batch @ params
+        return jnp.sin(vectors @ vectors.T).sum()
+
+    def merge(batches, lambdas):
+        assert lambdas == {"a": 1.0, "b": 1.0}
+        return {"merged": jnp.concatenate(list(batches.values()))}, {"merged": 1.0}
+
+    goal = Objective(init=None, loss=loss, monitor=None, merge=merge)
+    counted = flops.of_gradients(goal, stage, {"params": W, "frozen": {}}, {"a": X, "b": X})
+    assert counted == 2 * (2 * ONE) + 3 * (2 * compared * 8)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
