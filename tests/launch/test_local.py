@@ -86,6 +86,8 @@ def test_a_signal_is_passed_on(stub, tmp_path):
         running = subprocess.Popen(
             [SCRIPT, "a", "b"], env={"PATH": path, "PROCESSES": "2"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # Where the tests run in a shell's background SIGINT is ignored, and a shell traps no signal that is.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         wait_for(lambda: len(list(tmp_path.glob("started-*"))) == 2)
         running.send_signal(number)
