@@ -71,11 +71,10 @@ def render(table: dict[str, dict[str, int]]) -> str:
 def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dict:
     """The plan of a stage's step on ``devices``. name: the config's. Raises ValueError when something does not fit."""
     from flamingo_jax.planning import report, topology
-    from flamingo_jax.planning.compile import compile_step
+    from flamingo_jax.planning.compile import TooLarge, compile_step
     from flamingo_jax.training import chips, sharding
 
-    mesh = sharding.make_mesh(config.mesh, devices)
-    found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
+    chip, mesh = chips.find(_TOPOLOGY.value), sharding.make_mesh(config.mesh, devices)
     about = {"config": name, "stage": stage, "topology": _TOPOLOGY.value, "slices": _SLICES.value}
     choice = {
         "mesh": dict(mesh.shape),
@@ -83,7 +82,13 @@ def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dic
         "remat": config.model.remat,
         "microbatches": {key: mix.microbatches for key, mix in config.stages[stage].mixture.items()},
     }
-    return report.numbers(found, chips.find(_TOPOLOGY.value), about | choice, len(devices))
+    try:
+        found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
+    except TooLarge as error:
+        memory = {"peak": error.bytes, "chip": int(chip.memory)}
+        check(about | choice | {"memory_bytes": memory}, config, devices)
+        raise
+    return report.numbers(found, chip, about | choice, len(devices))
 
 
 def search(config: configs.RunConfig, name: str, stage: str, devices: list) -> None:
@@ -169,6 +174,10 @@ def main(argv: list[str]) -> None:
         sys.exit(f"flamingo_jax.plan: {argv[1]!r} is no option; options look like --params.")
     if CONFIG.value is None:
         sys.exit("flamingo_jax.plan: Give a config: --config=configs/flamingo_9b.py.")
+    if _SEARCH.value and not _TOPOLOGY.value:
+        sys.exit("flamingo_jax.plan: --search needs the TPUs to search for: --topology=v5p:8x8x8.")
+    if _SEARCH.value and _MESH.value:
+        sys.exit("flamingo_jax.plan: --search chooses the mesh; leave --mesh out.")
     if not (_PARAMS.value or _TOPOLOGY.value):
         sys.exit("flamingo_jax.plan: Say what to plan: --params, or --topology=v5p:8x8x8.")
     logging.set_verbosity(logging.WARNING)

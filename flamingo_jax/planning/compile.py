@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 import time
 
 import jax
@@ -39,10 +40,19 @@ class Compiled:
     seconds: float
 
 
+class TooLarge(ValueError):
+    """The compiler gave up, for a device has too little memory. bytes: what it needs at least, as the compiler says."""
+
+    def __init__(self, reason: str):
+        found = re.search(r"([\d.]+)G", reason)
+        self.bytes = int(float(found[1]) * 2**30) if found else 0
+        super().__init__(reason)
+
+
 def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: Links) -> Compiled:
     """Compiles the step of stage ``name``: of all its datasets, where they share an update.
 
-    Raises ValueError when the config does not fit the mesh.
+    Raises ValueError when the config does not fit the mesh, ``TooLarge`` when the step does not fit the devices.
     """
     stage = config.stages[name]
     for dataset, mix in stage.mixture.items():
@@ -58,7 +68,13 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     step = make_step(objective, lambdas, optimizer, stage.mixing, pieces)
     start = time.monotonic()
     with sharding.use(mesh):
-        compiled = compiler.jit(step, whole, mesh).lower(whole, weights["frozen"], batches).compile()
+        lowered = compiler.jit(step, whole, mesh).lower(whole, weights["frozen"], batches)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise TooLarge(str(error).splitlines()[0]) from None
     seconds = time.monotonic() - start
     program, used = read(compiled.as_text()), compiled.memory_analysis()
     work = state.work(shapes, {key: stage.mixture[key] for key in datasets})

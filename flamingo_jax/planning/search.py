@@ -33,21 +33,15 @@ _OTHER = 0.3  # what else a step does, in times of its products
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """What a search varies. microbatches: of the dataset with the most tokens; of others as many as give their pieces
-    no more. seconds, bytes: of a step, on a device; roughly, to rank by and no more."""
+    no more. seconds, bytes: of a step, on a device; roughly, to rank by and no more. text: it as options of the command
+    line."""
 
     mesh: MeshConfig
     remat: str
     microbatches: int
     seconds: float = 0.0
     bytes: float = 0.0
-
-    @property
-    def text(self) -> str:
-        """As options of the command line."""
-        mesh = self.mesh
-        more = " --config.mesh.frozen=replicated" if mesh.frozen == "replicated" else ""
-        pieces = f", {self.microbatches} microbatches" if self.microbatches > 1 else ""
-        return f"--mesh={mesh.data}x{mesh.fsdp}x{mesh.tensor}{more} --config.model.remat={self.remat}{pieces}"
+    text: str = ""
 
 
 def apply(config: RunConfig, name: str, choice: Choice) -> RunConfig:
@@ -71,6 +65,19 @@ def apply(config: RunConfig, name: str, choice: Choice) -> RunConfig:
         mesh=choice.mesh,
         model=dataclasses.replace(config.model, remat=choice.remat),
         stages={**config.stages, name: stage},
+    )
+
+
+def _text(config: RunConfig, name: str) -> str:
+    """Options that make a config what ``apply`` has made it."""
+    mesh, pieces = config.mesh, {key: mix.microbatches for key, mix in config.stages[name].mixture.items()}
+    return " ".join(
+        [
+            f"--mesh={mesh.data}x{mesh.fsdp}x{mesh.tensor}",
+            f"--config.mesh.frozen={mesh.frozen}",
+            f"--config.model.remat={config.model.remat}",
+            *(f"--config.stages.{name}.mixture.{key}.microbatches={count}" for key, count in pieces.items()),
+        ]
     )
 
 
@@ -190,4 +197,4 @@ def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, hel
     activations = (
         2 * largest * (kept[choice.remat] + 4 * (2 * width + inner)) + 12 * largest * language.vocab_size / tensor
     )
-    return dataclasses.replace(choice, seconds=seconds, bytes=held_bytes + activations)
+    return dataclasses.replace(choice, seconds=seconds, bytes=held_bytes + activations, text=_text(config, name))

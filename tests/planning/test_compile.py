@@ -34,3 +34,8 @@ def test_a_plan_has_the_mixtures_microbatches(monkeypatch):
     config.stages.language.mixture.text.microbatches = 16
     with pytest.raises(ValueError, match=r"text.batch_size=32 .* or microbatches of 1, 2, 4, 8"):
         planned.compile_step(configs.build(config), "language", mesh, None)
+
+
+def test_what_the_compiler_needs_is_read_from_its_refusal():
+    reason = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (104.50G) exceeds available HBM (15.75G)."  # noqa: E501
+    assert planned.TooLarge(reason).bytes == int(104.5 * 2**30) and planned.TooLarge("other").bytes == 0

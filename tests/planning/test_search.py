@@ -35,7 +35,7 @@ def ranked(config):
 
 
 def test_all_that_divides_is_there_once(config, ranked):
-    assert len(ranked) == len({dataclasses.replace(choice, seconds=0.0, bytes=0.0) for choice in ranked})
+    assert len(ranked) == len({dataclasses.replace(choice, seconds=0.0, bytes=0.0, text="") for choice in ranked})
     assert [choice.seconds for choice in ranked] == sorted(choice.seconds for choice in ranked)
     heads = config.model.language.heads
     sizes = {(choice.mesh.data, choice.mesh.fsdp, choice.mesh.tensor) for choice in ranked}
@@ -78,3 +78,14 @@ def test_the_nearest_that_fits_changes_least(ranked):
     assert 2 * near.bytes < 1.9 * own.bytes and near != own
     plan["memory_bytes"]["chip"] = 1.0
     assert search.nearest(ranked, plan) is None
+
+
+def test_a_choice_is_told_as_the_options_that_make_it(config, ranked):
+    choice = next(choice for choice in ranked if choice.microbatches > 1 and choice.mesh.tensor > 1)
+    options = dict(part.removeprefix("--").split("=") for part in choice.text.split())
+    mesh = choice.mesh
+    assert options.pop("mesh") == f"{mesh.data}x{mesh.fsdp}x{mesh.tensor}"
+    assert options.pop("config.mesh.frozen") == mesh.frozen and options.pop("config.model.remat") == choice.remat
+    mixture = search.apply(config, "flamingo", choice).stages["flamingo"].mixture
+    prefix = "config.stages.flamingo.mixture"
+    assert options == {f"{prefix}.{name}.microbatches": str(mix.microbatches) for name, mix in mixture.items()}
