@@ -17,7 +17,7 @@ import jax
 
 from flamingo_jax import sources, streams
 from flamingo_jax.config import CorpusConfig, DatasetConfig, RunConfig, StageConfig
-from flamingo_jax.convert.pretrained import put_leaf
+from flamingo_jax.convert.pretrained import put_like
 from flamingo_jax.data import packing, stream, tokenizer
 from flamingo_jax.data.prepare import is_prepared, prepare
 from flamingo_jax.data.sources import index
@@ -211,8 +211,10 @@ def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, ob
     if not stage.parts:
         return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
-    weights, dtype = sources.parts(stage, config, workdir), config.model.dtype
-    return loop.place_parts(mesh, objective, example, weights, dtype, config.mesh.frozen, put_leaf)
+    weights, model = sources.parts(stage, config, workdir), config.model
+    return loop.place_parts(
+        mesh, objective, example, weights, model.dtype, config.mesh.frozen, put_like, int8=model.int8
+    )
 
 
 def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:

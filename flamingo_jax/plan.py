@@ -79,6 +79,7 @@ def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dic
     choice = {
         "mesh": dict(mesh.shape),
         "frozen": config.mesh.frozen,
+        "int8": config.model.int8,
         "remat": config.model.remat,
         "microbatches": {key: mix.microbatches for key, mix in config.stages[stage].mixture.items()},
     }

@@ -60,6 +60,7 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
         tokenizer=lambda: vocabulary,
         public={part: read_config(pathlib.Path(name)) for part, name in stage.parts.items() if "/" in name},
         training=_training(config, workdir, name),
+        int8=config.model.int8,
     )
 
 

@@ -125,7 +125,8 @@ PRETRAINED = ("vision", "language", "embeddings")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """All modules. ``dtype`` is the type of activations and of frozen weights; trainable weights are float32.
+    """All modules. ``dtype`` is the type of activations and of frozen weights; trainable weights are float32. int8:
+    frozen matrices are whole numbers of 8 bits and a step for every output, and become ``dtype`` layer by layer.
 
     resampler: None lets the text attend to the features themselves (IDEFICS). frozen: the parts that do not train, of
     vision, language and embeddings (the token table, positions and head). media: N, the most media per sequence,
@@ -140,6 +141,7 @@ class ModelConfig:
     gated: GatedConfig
     text_tower: TextTowerConfig | None = None
     dtype: str = "bfloat16"
+    int8: bool = False
     remat: str = "full"
     frozen: tuple[str, ...] = PRETRAINED
     media: int = 0

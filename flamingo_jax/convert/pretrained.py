@@ -29,7 +29,8 @@ class Pretrained:
     new_tokens: ids with rows of their own. image_token: id of ``<image>``; end_token: id that closes a document, where
     the family has such a rule. tokenizer: reads it; None where there is none. public: the public configs of the parts,
     {"language", "vision"}, where they are known. training: what a run knows of it (``sources.finished``).
-    text: of a vision encoder that is a CLIP's, finds what the CLIP has beside it; None where there is nothing.
+    text: of a vision encoder that is a CLIP's, finds what the CLIP has beside it; None where there is nothing. int8:
+    whether frozen matrices are placed as 8 bits unless another type is asked for: those of a run that trained with such.
     """
 
     config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig | ClipTextConfig
@@ -42,6 +43,7 @@ class Pretrained:
     public: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     text: Callable[[], Pretrained | None] = lambda: None
+    int8: bool = False
 
     def dtype(self) -> jnp.dtype:
         """What to compute in: float32 when any weight is as wide and none has 8 bits, else bfloat16."""
@@ -59,11 +61,11 @@ class Pretrained:
 
     def stored_as(self, path: Sequence[str], leaf: Any, dtype: str | None) -> str:
         """The type of a weight that is placed with ``dtype``; path: the names on the way to it."""
-        if dtype != "int8":
+        if dtype != "int8" and (dtype or not self.int8):
             return str(dtype or leaf.dtype)
         if is_int8(leaf) or isinstance(self.config, ModelConfig) and path[0] == "params":
             return str(leaf.dtype)
-        return "int8" if inputs_of(path, len(leaf.shape)) else "bfloat16"
+        return "int8" if inputs_of(path, len(leaf.shape)) else "bfloat16" if dtype else str(leaf.dtype)
 
     def place(self, shardings: Any = None, dtype: str | None = None) -> dict:
         """The weights on devices: one sharding for all or a tree of them, None for the first device.
@@ -118,6 +120,15 @@ def from_plain(tree: Any) -> Any:
     if tree.keys() == {_VALUES, _STEPS}:
         return Int8(tree[_VALUES], tree[_STEPS])
     return {name: from_plain(part) for name, part in tree.items()}
+
+
+def put_like(leaf: Any, described: jax.ShapeDtypeStruct | Int8) -> jax.Array | Int8:
+    """One weight on devices, as a description (of ``training.state.weights``) says."""
+    if not is_int8(described):
+        return put_leaf(leaf, described.sharding, described.dtype)
+    inputs = tuple(axis for axis, size in enumerate(described.steps.shape) if size == 1)
+    found = leaf if is_int8(leaf) else quantise(put_leaf(leaf, described.values.sharding), inputs)
+    return jax.tree.map(lambda part, like: jax.device_put(part, like.sharding), found, described)
 
 
 def put_leaf(leaf: Any, sharding: Sharding, dtype: str | None = None) -> jax.Array:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 WEIGHT_AXES = {
@@ -81,15 +82,17 @@ def gather(w: jax.Array, axes: Sequence[str | None], rows: str = "batch") -> jax
     """A weight as a layer uses it: whole along the mesh axes over which its ``rows`` ("batch" or "images") are divided.
 
     Said rather than left to the compiler, which now and then leaves weights as they are and sends activations, many
-    times their size. The gradient goes the other way: added up, and divided as the weight is. axes: logical names, one
-    per dimension. Takes effect where ``constrain`` does.
+    times their size. The gradient goes the other way: added up, and divided as the weight is; whole numbers have none.
+    axes: logical names, one per dimension. Takes effect where ``constrain`` does.
     """
     mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
     if mesh.empty or not rules:
         return w
     own = [rules.get(axis) for axis in axes]
-    whole = [None if place in rules[rows] else place for place in own]
     own = [place if place and size % mesh.shape[place] == 0 else None for place, size in zip(own, w.shape, strict=True)]
+    whole = [None if place in rules[rows] else place for place in own]
+    if not jnp.issubdtype(w.dtype, jnp.floating):
+        return jax.lax.with_sharding_constraint(w, PartitionSpec(*whole))
     return _gather(w, PartitionSpec(*whole), PartitionSpec(*own))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 @jax.tree_util.register_dataclass
@@ -35,6 +36,18 @@ class Int8:
     def astype(self, dtype) -> jax.Array:
         """The numbers as floats."""
         return (self.values.astype(jnp.float32) * self.steps).astype(dtype)
+
+
+def like(w: jax.ShapeDtypeStruct, inputs: tuple[int, ...]) -> Int8:
+    """What ``quantise`` makes of such a weight: shapes, types and places on a mesh; steps lie where their outputs do."""
+    summed = {axis % len(w.shape) for axis in inputs}
+    spec = (*w.sharding.spec, *(None,) * len(w.shape))[: len(w.shape)]
+    place = NamedSharding(w.sharding.mesh, PartitionSpec(*(None if i in summed else at for i, at in enumerate(spec))))
+    shape = tuple(1 if i in summed else size for i, size in enumerate(w.shape))
+    return Int8(
+        jax.ShapeDtypeStruct(w.shape, jnp.int8, sharding=w.sharding),
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
+    )
 
 
 def is_int8(leaf) -> bool:

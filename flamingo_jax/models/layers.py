@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flamingo_jax.models.axes import gather, named
+from flamingo_jax.models.int8 import is_int8
 
 
 def multiply(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -56,7 +57,9 @@ class Einsum(nn.Module):
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
         init = nn.initializers.truncated_normal(1 / math.sqrt(self.fan_in))
         kernel = self.param("kernel", named(init, *self.axes), self.shape, jnp.float32)
-        kernel = gather(kernel.astype(self.dtype), self.axes, self.rows)
+        # What is gathered is as narrow as it can be: 8 bits where they are what is stored.
+        narrow = kernel if is_int8(kernel) else kernel.astype(self.dtype)
+        kernel = jax.tree.map(lambda w: gather(w, self.axes, self.rows), narrow).astype(self.dtype)
         x = multiply(equation, x.astype(self.dtype), kernel)
         if not self.bias:
             return x

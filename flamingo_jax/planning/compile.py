@@ -13,6 +13,7 @@ import numpy as np
 from flamingo_jax.config import MeshConfig, RunConfig
 from flamingo_jax.data import packing
 from flamingo_jax.planning import schedule
+from flamingo_jax.models.int8 import is_int8
 from flamingo_jax.planning.links import Links, bytes_of, kind_of
 from flamingo_jax.planning.program import Program, read
 from flamingo_jax.training import compiler, flops, sharding, state
@@ -60,7 +61,8 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
     datasets = turn(stage.mixing, tuple(stage.mixture), 0)
     shapes = {key: packing.row_shape(config.datasets[key].example, stage.mixture[key]) for key in datasets}
     objective, optimizer = _objective(config, name), make_optimizer(stage.optimizer, stage.steps)
-    weights = state.weights(mesh, objective, shapes[datasets[0]], config.model.dtype, config.mesh.frozen)
+    model = config.model
+    weights = state.weights(mesh, objective, shapes[datasets[0]], model.dtype, config.mesh.frozen, model.int8)
     whole = state.state(mesh, optimizer, weights["params"])
     batches = {key: state.batch(mesh, shape, stage.mixture[key].rows) for key, shape in shapes.items()}
     lambdas = {key: mix.weight for key, mix in stage.mixture.items()}
@@ -87,7 +89,7 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
         collectives(program, links),
         schedule.estimate(program, links),
         needed(config, name),
-        6 * work["tokens"] * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(weights)),
+        6 * work["tokens"] * sum(leaf.size for leaf in jax.tree.leaves(weights, is_leaf=is_int8)),
         work,
         seconds,
     )

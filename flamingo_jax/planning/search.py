@@ -84,7 +84,7 @@ def _text(config: RunConfig, name: str) -> str:
 def choices(
     config: RunConfig, name: str, devices: list[jax.Device], links_of: Callable[[Mesh], Links], flops: int
 ) -> list[Choice]:
-    """All that divide, the fastest first. links_of: what joins a mesh's devices. flops: that losses and gradients need,
+    """All that divide, the fastest first, of equally fast ones that with the least memory. links_of: what joins a mesh's devices. flops: that losses and gradients need,
     of all devices together."""
     stage = config.stages[name]
     objective = OBJECTIVES[stage.objective](config.model, (config.model.language.vocab_size,), 0)
@@ -109,7 +109,7 @@ def choices(
                 continue
             if max(mix.microbatches for mix in changed.stages[name].mixture.values()) == pieces:
                 found.append(_rough(changed, name, choice, mesh, links, held, flops))
-    return sorted(found, key=lambda choice: choice.seconds)
+    return sorted(found, key=lambda choice: (choice.seconds, choice.bytes))
 
 
 def best(ranked: list[Choice], memory: float, count: int) -> list[Choice]:
@@ -176,15 +176,15 @@ def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, hel
     language, chip, mesh_config = config.model.language, links.chip, choice.mesh
     tensor, ways = mesh_config.tensor, mesh_config.data * mesh_config.fsdp
     numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
-    passes, width = _PASSES[choice.remat], language.width
+    passes, width, each = _PASSES[choice.remat], language.width, 1 if config.model.int8 else 2
     gather = reduce = 0.0
     largest = 0.0
     for key, mix in config.stages[name].mixture.items():
         tokens = packing.row_shape(config.datasets[key].example, mix).length * mix.rows / ways
         largest = max(largest, tokens / mix.microbatches)
-        weights = held["params"]["layers"] + (held["frozen"]["layers"] if mesh_config.frozen == "sharded" else 0)
+        weights = 2 * held["params"]["layers"] + each * held["frozen"]["layers"] * (mesh_config.frozen == "sharded")
         if mesh_config.fsdp > 1:
-            gather += mix.microbatches * passes * links.ring("all-gather", 2 * weights / tensor, numbers[0, :, 0])
+            gather += mix.microbatches * passes * links.ring("all-gather", weights / tensor, numbers[0, :, 0])
         if tensor > 1:
             reduced = 2 * passes * language.depth * 2 * tokens * width
             reduce += links.ring("all-reduce", reduced, numbers[0, 0, :])
@@ -193,7 +193,7 @@ def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, hel
     inner = (3 * language.heads * language.head_size + language.mlp_width) / tensor
     depth, every = language.depth, config.model.gated.every
     kept = {"dots": depth * (2 * width + inner), "layers": depth * width, "full": (depth / every + every) * width}
-    held_bytes = 20 * held["params"]["device"] + 2 * held["frozen"]["device"]  # weights, moments and two gradients
+    held_bytes = 20 * held["params"]["device"] + each * held["frozen"]["device"]  # weights, moments and two gradients
     activations = (
         2 * largest * (kept[choice.remat] + 4 * (2 * width + inner)) + 12 * largest * language.vocab_size / tensor
     )

@@ -172,8 +172,8 @@ def _work_per_step(stage: Stage, round_length: int) -> dict[str, float]:
     return {name: count / round_length for name, count in whole.items()}
 
 
-def _put(leaf, sharding, dtype: str) -> jax.Array:
-    return jax.device_put(np.asarray(leaf).astype(dtype), sharding)
+def _put(leaf, described: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.device_put(np.asarray(leaf).astype(described.dtype), described.sharding)
 
 
 def place_parts(
@@ -184,19 +184,20 @@ def place_parts(
     dtype: str,
     frozen: str = "sharded",
     put: Callable = _put,
+    int8: bool = False,
 ) -> tuple[dict, dict]:
     """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
 
-    frozen: ``MeshConfig.frozen``. put: (a leaf of ``weights``, sharding, dtype) -> array on devices; the usual one is
-    for arrays.
+    frozen, int8: as ``state.weights``'. put: (a leaf of ``weights``, its description there) -> on devices; the usual
+    one is for arrays.
 
     Raises ValueError when ``weights`` and the model differ in names or shapes.
     """
-    abstract = shapes.weights(mesh, objective, example, dtype, frozen)
+    abstract = shapes.weights(mesh, objective, example, dtype, frozen, int8)
     params, frozen = (traverse.flatten_dict(abstract[name]) for name in ("params", "frozen"))
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
-    placed = {path: put(given[path], leaf.sharding, dtype) for path, leaf in frozen.items()}
+    placed = {path: put(given[path], leaf) for path, leaf in frozen.items()}
     initial = {path: np.asarray(leaf) for path, leaf in given.items() if path in params}
     return traverse.unflatten_dict(initial), traverse.unflatten_dict(placed)
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MixConfig
 from flamingo_jax.data.example import empty_batch
+from flamingo_jax.models.int8 import inputs_of, like
 from flamingo_jax.training import sharding
 from flamingo_jax.training.objective import Objective
 
@@ -27,11 +28,16 @@ def batch(mesh: Mesh, example: ExampleConfig, rows: int) -> dict[str, jax.ShapeD
 
 
 def weights(
-    mesh: Mesh, objective: Objective, example: ExampleConfig, dtype: str = "float32", frozen: str = "sharded"
+    mesh: Mesh,
+    objective: Objective,
+    example: ExampleConfig,
+    dtype: str = "float32",
+    frozen: str = "sharded",
+    int8: bool = False,
 ) -> dict[str, dict]:
     """{"params", "frozen"}, each a tree of ``jax.ShapeDtypeStruct`` with its sharding; frozen ones of ``dtype``.
 
-    example: any that the model takes. frozen: ``MeshConfig.frozen``.
+    example: any that the model takes. frozen: ``MeshConfig.frozen``. int8: frozen matrices are ``Int8`` of such.
 
     Raises ValueError when the model cannot take it, or its weights cannot be split over the mesh.
     """
@@ -45,8 +51,15 @@ def weights(
         policy = {"params": "", "frozen": frozen}
         places = {name: sharding.shard_tree(mesh, tree, policy[name]) for name, tree in boxed.items()}
         shapes = jax.eval_shape(nn.meta.unbox, boxed)
-    shapes["frozen"] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes["frozen"])
-    return jax.tree.map(_placed, shapes, places)
+    params = jax.tree.map(_placed, shapes["params"], places["params"])
+
+    def stored(path, leaf, place):
+        inputs = inputs_of([entry.key for entry in path], len(leaf.shape)) if int8 else None
+        if inputs is None:
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
+        return like(jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place), inputs)
+
+    return {"params": params, "frozen": jax.tree_util.tree_map_with_path(stored, shapes["frozen"], places["frozen"])}
 
 
 def state(mesh: Mesh, optimizer: optax.GradientTransformation, params: dict) -> dict[str, Any]:

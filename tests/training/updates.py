@@ -26,8 +26,10 @@ from flamingo_jax.config import (
     ResamplerConfig,
     TextTowerConfig,
 )
+from flamingo_jax.convert.pretrained import put_like
 from flamingo_jax.data import packing
 from flamingo_jax.data.example import empty_batch
+from flamingo_jax.models.int8 import is_int8
 from flamingo_jax.training import mixing, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.objective import OBJECTIVES
@@ -109,25 +111,27 @@ def filled(shapes):
     return out
 
 
-def put(described, values):
-    """``values`` {path: array} in the tree and the places of ``described``, on whichever processes' devices."""
-
-    def place(path, leaf):
-        value = values[path]
-        return jax.make_array_from_callback(value.shape, leaf.sharding, lambda index: value[index])
-
+def place(described):
+    """``filled`` values in the tree and the places of ``described``, on whichever processes' devices."""
     flat = traverse.flatten_dict(described, sep="/")
-    return traverse.unflatten_dict({path: place(path, leaf) for path, leaf in flat.items()}, sep="/")
+    values = filled(described)
+    return traverse.unflatten_dict({path: put(values[path], leaf) for path, leaf in flat.items()}, sep="/")
+
+
+def put(value, leaf):
+    if is_int8(leaf):
+        return put_like(value, leaf)
+    return jax.make_array_from_callback(value.shape, leaf.sharding, lambda index: value[index])
 
 
 def prepare(sizes, objective="flamingo", way="accumulation", mixture=None, model=MODEL):
     """(mesh, step, state, frozen), ready to run or to lower; the state's shapes and places are those of the loop."""
     mesh, which, mixture = make_mesh(sizes), goal(objective, model), mixture or MIXTURES[objective]
     tx, (name, mix) = make_optimizer(OPTIMIZER, 100), next(iter(mixture.items()))
-    weights = shapes.weights(mesh, which, packing.row_shape(EXAMPLES[name], mix))
+    weights = shapes.weights(mesh, which, packing.row_shape(EXAMPLES[name], mix), int8=model.int8)
     whole = shapes.state(mesh, tx, weights["params"])
     places = jax.tree.map(lambda leaf: leaf.sharding, whole)
-    params, frozen = (put(weights[key], filled(weights[key])) for key in ("params", "frozen"))
+    params, frozen = (place(weights[key]) for key in ("params", "frozen"))
     lambdas = {name: mix.weight for name, mix in mixture.items()}
     pieces = {name: mix.microbatches for name, mix in mixture.items()}
     step = jax.jit(make_step(which, lambdas, tx, way, pieces), donate_argnums=0, out_shardings=(places, None))
@@ -148,10 +152,14 @@ def feed(mesh, mixture, seed):
     return {name: put(name, mix, seed + i) for i, (name, mix) in enumerate(mixture.items())}
 
 
-def run(sizes, objective="flamingo", way="accumulation", mixture=None):
-    """{path: array on the host} after two updates, or three in turn: weights, first moments, every update's metrics."""
+def run(sizes, objective="flamingo", way="accumulation", mixture=None, model=MODEL, change=None):
+    """{path: array on the host} after two updates, or three in turn: weights, first moments, every update's metrics.
+
+    change: what is done to the frozen weights before.
+    """
     mixture = mixture or MIXTURES[objective]
-    mesh, step, state, frozen = prepare(sizes, objective, way, mixture)
+    mesh, step, state, frozen = prepare(sizes, objective, way, mixture, model)
+    frozen = frozen if change is None else change(frozen)
     out = {}
     with sharding.use(mesh):
         for number in range(3 if way == "round_robin" else 2):
