@@ -84,8 +84,10 @@ def _text(config: RunConfig, name: str) -> str:
 def choices(
     config: RunConfig, name: str, devices: list[jax.Device], links_of: Callable[[Mesh], Links], flops: int
 ) -> list[Choice]:
-    """All that divide, the fastest first, of equally fast ones that with the least memory. links_of: what joins a mesh's devices. flops: that losses and gradients need,
-    of all devices together."""
+    """All that divide, the fastest first, of equally fast ones those in the fewest pieces and with the least memory.
+
+    links_of: what joins a mesh's devices. flops: that losses and gradients need, of all devices together.
+    """
     stage = config.stages[name]
     objective = OBJECTIVES[stage.objective](config.model, (config.model.language.vocab_size,), 0)
     key = next(iter(stage.mixture))
@@ -109,7 +111,7 @@ def choices(
                 continue
             if max(mix.microbatches for mix in changed.stages[name].mixture.values()) == pieces:
                 found.append(_rough(changed, name, choice, mesh, links, held, flops))
-    return sorted(found, key=lambda choice: (choice.seconds, choice.bytes))
+    return sorted(found, key=lambda choice: (choice.seconds, choice.microbatches, choice.bytes))
 
 
 def best(ranked: list[Choice], memory: float, count: int) -> list[Choice]:
