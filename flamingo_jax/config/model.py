@@ -127,6 +127,8 @@ PRETRAINED = ("vision", "language", "embeddings")
 class ModelConfig:
     """All modules. ``dtype`` is the type of activations and of frozen weights; trainable weights are float32. int8:
     frozen matrices are whole numbers of 8 bits and a step for every output, and become ``dtype`` layer by layer.
+    kernels: the language model's self-attention is computed by splash attention on TPUs and cuDNN on GPUs, where they
+    have what it takes.
 
     resampler: None lets the text attend to the features themselves (IDEFICS). frozen: the parts that do not train, of
     vision, language and embeddings (the token table, positions and head). media: N, the most media per sequence,
@@ -142,6 +144,7 @@ class ModelConfig:
     text_tower: TextTowerConfig | None = None
     dtype: str = "bfloat16"
     int8: bool = False
+    kernels: bool = True
     remat: str = "full"
     frozen: tuple[str, ...] = PRETRAINED
     media: int = 0

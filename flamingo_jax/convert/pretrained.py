@@ -30,7 +30,7 @@ class Pretrained:
     the family has such a rule. tokenizer: reads it; None where there is none. public: the public configs of the parts,
     {"language", "vision"}, where they are known. training: what a run knows of it (``sources.finished``).
     text: of a vision encoder that is a CLIP's, finds what the CLIP has beside it; None where there is nothing. int8:
-    whether frozen matrices are placed as 8 bits unless another type is asked for: those of a run that trained with such.
+    whether frozen matrices are placed as 8 bits unless another type is asked for, as of a run that trained with such.
     """
 
     config: ModelConfig | LanguageConfig | ViTConfig | NFNetConfig | ClipTextConfig

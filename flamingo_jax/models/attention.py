@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flamingo_jax.models import fused
 from flamingo_jax.models.axes import constrain, named
 from flamingo_jax.models.layers import Einsum, Norm
 from flamingo_jax.models.positions import by_distance, rotate, sinusoids
@@ -61,6 +62,7 @@ class Attention(nn.Module):
     the projected values' size, 0 for none. qk_norm: none | head | heads | whole, with the ``qk_*`` kind of norm.
     relative: Transformer-XL's distances. smear: mixes into every key the one before it, one learnt share per head.
     rows: the logical axis of B: "batch", whose heads are divided among devices, or "images", divided themselves.
+    window: of causal self-attention, 0 for all keys; with it devices' own kernels are used where there are such.
     """
 
     heads: int
@@ -80,13 +82,17 @@ class Attention(nn.Module):
     relative: bool = False
     smear: bool = False
     rows: str = "batch"
+    window: int | None = None
 
     @nn.compact
-    def __call__(self, queries, keys, mask=None, *, rope=None, bias=None, slot=None, known=None) -> jax.Array:
+    def __call__(
+        self, queries, keys, mask=None, *, rope=None, bias=None, slot=None, known=None, documents=None
+    ) -> jax.Array:
         """mask bool [B, L, M]. rope: tables of the queries' positions, for self-attention. bias: as in ``attend``.
 
         slot: the cache column that the first query is written to; keys and values then come from the ``cache``
         collection, [B, G, length, K], of which ``mask`` picks the visible. known: of the keys, as in ``smear``.
+        documents: of self-attention (``fused.Documents``), where they and ``window`` say all that ``mask`` says.
         """
         kv_heads = self.kv_heads or self.heads
         q = self._project("query", queries, self.heads, "heads", self.bias[0])
@@ -104,7 +110,11 @@ class Attention(nn.Module):
         scale = self.scale or self.head_size**-0.5
         if self.relative:
             q, bias = self._relative(q, k.shape[2], queries.shape[-1], scale, slot)
-        x = attend(q, k, v, mask, scale=scale, bias=bias, softcap=self.softcap)
+        x, options = None, {"scale": scale, "bias": bias, "softcap": self.softcap}
+        if documents is not None and self.window is not None:
+            x = fused.attend(q, k, v, documents, window=self.window, **options)
+        if x is None:
+            x = attend(q, k, v, mask, **options)
         shape = (self.heads, self.head_size, queries.shape[-1])
         fan_in = self.heads * self.head_size
         out = Einsum(shape, ("heads", "head", "embed"), fan_in, self.dtype, int(self.bias[3]), self.rows, name="out")

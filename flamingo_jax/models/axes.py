@@ -78,6 +78,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
+def split_of(axis: str) -> str | tuple[str, ...] | None:
+    """The mesh axes over which an activation's axis is divided; None where it is not, or where nothing says so."""
+    return dict(nn.get_logical_axis_rules()).get(axis)
+
+
 def gather(w: jax.Array, axes: Sequence[str | None], rows: str = "batch") -> jax.Array:
     """A weight as a layer uses it: whole along the mesh axes over which its ``rows`` ("batch" or "images") are divided.
 

@@ -44,6 +44,7 @@ class Decoder(nn.Module):
     gated: None for the bare language model; then every weight is in ``params``. Else the parts named by ``frozen``
     (of "language" and "embeddings") are in ``frozen``, and the bridge in ``params``.
     new_tokens: consecutive ids that have trainable rows of their own beside the table, in and out (``<EOC>``).
+    kernels: as ``ModelConfig``'s.
     """
 
     config: LanguageConfig
@@ -52,6 +53,7 @@ class Decoder(nn.Module):
     gated: GatedConfig | None = None
     new_tokens: tuple[int, ...] = ()
     frozen: tuple[str, ...] = PRETRAINED
+    kernels: bool = True
 
     @nn.compact
     def __call__(self, tokens, mask=None, latents=None, media_index=None) -> jax.Array:
@@ -73,7 +75,7 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"{known.shape[1]} tokens are longer than the language model's context, {config.max_positions}."
             )
-        positions, where = place(config, known, slot, tokens.shape[1])
+        positions, where = place(config, known, slot, tokens.shape[1], kernels=self.kernels)
         embedding_class, norm_class = Embedding, Norm
         if self.gated is not None and "embeddings" in self.frozen:
             embedding_class = freeze(Embedding, methods=["encode", "project", "decode"])

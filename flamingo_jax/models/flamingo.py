@@ -32,7 +32,8 @@ class Flamingo(nn.Module):
         self.vision = (freeze(encoder) if "vision" in config.frozen else encoder)(config.vision, dtype)
         if config.resampler:
             self.resampler = Resampler(config.resampler, dtype)
-        self.decoder = Decoder(config.language, dtype, config.remat, config.gated, self.new_tokens, config.frozen)
+        arguments = (config.language, dtype, config.remat, config.gated, self.new_tokens, config.frozen)
+        self.decoder = Decoder(*arguments, config.kernels)
 
     def encode(self, media: jax.Array) -> jax.Array:
         """media [B, N, T, S, S, 3] -> latents [B, N, R, D]. Every frame is seen by itself (paper 2.1).

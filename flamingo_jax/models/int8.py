@@ -39,7 +39,7 @@ class Int8:
 
 
 def like(w: jax.ShapeDtypeStruct, inputs: tuple[int, ...]) -> Int8:
-    """What ``quantise`` makes of such a weight: shapes, types and places on a mesh; steps lie where their outputs do."""
+    """What ``quantise`` makes of such a weight: shapes, types, places on a mesh. Steps lie where outputs do."""
     summed = {axis % len(w.shape) for axis in inputs}
     spec = (*w.sharding.spec, *(None,) * len(w.shape))[: len(w.shape)]
     place = NamedSharding(w.sharding.mesh, PartitionSpec(*(None if i in summed else at for i, at in enumerate(spec))))

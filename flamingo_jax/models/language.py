@@ -26,6 +26,7 @@ def make_norm(config: LanguageConfig, dtype: jnp.dtype, name: str, norm: type[nn
 
 def make_attention(config: LanguageConfig, dtype: jnp.dtype) -> Attention:
     """The decoder's self-attention."""
+    windows = {kind.window for kind in config.layers}
     return Attention(
         config.heads,
         config.head_size,
@@ -43,6 +44,7 @@ def make_attention(config: LanguageConfig, dtype: jnp.dtype) -> Attention:
         rope_interleaved=any(kind.rope.interleaved for kind in config.layers if kind.rope),
         relative=config.positions == "relative",
         smear=config.smear,
+        window=min(windows) if len(windows) == 1 else None,
         name="attention",
     )
 
@@ -69,7 +71,7 @@ class Block(nn.Module):
             return make_norm(config, self.dtype, name)
 
         def attention(y):
-            more = {"rope": here["rope"], "bias": here["bias"], "slot": here["slot"], "known": here["known"]}
+            more = {name: here[name] for name in ("rope", "bias", "slot", "known", "documents")}
             return attention_layer(y, y, here["visible"], **more)
 
         def add(x, y):

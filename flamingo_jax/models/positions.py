@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamingo_jax.config import LanguageConfig, RopeConfig
+from flamingo_jax.models.fused import Documents
 
 
 def rope_frequencies(config: RopeConfig, head_size: int, long: bool = False) -> tuple[np.ndarray, float]:
@@ -125,9 +126,16 @@ def causal(known: jax.Array, slot: jax.Array | int, length: int) -> jax.Array:
     earlier = columns <= slot + jnp.arange(length)[:, None]
     if known.dtype == bool:
         return earlier & known[:, None, :]
+    own = documents(known)
+    return earlier & (own.keys[:, None, :] == own.queries[:, :, None])
+
+
+def documents(known: jax.Array) -> Documents:
+    """Of which document every column is, as a query and as a key. known: as in ``causal``."""
+    if known.dtype == bool:
+        return Documents(jnp.ones_like(known, jnp.int32), known.astype(jnp.int32))
     # Padding sees what the document before it sees, so that one segment is exactly the bool mask.
-    own = jnp.maximum(jax.lax.cummax(known, axis=1), 1)
-    return earlier & (known[:, None, :] == own[:, :, None])
+    return Documents(jnp.maximum(jax.lax.cummax(known, axis=1), 1), known)
 
 
 def count(known: jax.Array) -> jax.Array:
@@ -156,14 +164,22 @@ def windowed(visible: jax.Array, windows: tuple[int, ...], slot: jax.Array | int
     return jnp.stack([visible & (distance < window) if window else visible for window in windows])
 
 
-def place(config: LanguageConfig, known: jax.Array, slot: jax.Array | None, length: int, bidirectional: bool = False):
+def place(
+    config: LanguageConfig,
+    known: jax.Array,
+    slot: jax.Array | None,
+    length: int,
+    bidirectional: bool = False,
+    kernels: bool = False,
+):
     """All that a decoder's layers need to know of positions, for ``length`` queries from column ``slot`` (None: 0).
 
-    known: as in ``causal``; bool where there is a slot, or with ``bidirectional``.
+    known: as in ``causal``; bool where there is a slot, or with ``bidirectional``. kernels: as ``ModelConfig``'s.
 
     Returns:
         positions int [B, L] of the queries, and a dict: visible bool [kinds, B, L, M], known, slot, rope (tables or
-        None), bias (ALiBi's, float32 [B, H, 1, M], or None).
+        None), bias (ALiBi's, float32 [B, H, 1, M], or None), documents (``Documents`` that together with windows say
+        what ``visible`` says, or None).
     """
     counts = count(known)
     start = 0 if slot is None else slot
@@ -180,6 +196,7 @@ def place(config: LanguageConfig, known: jax.Array, slot: jax.Array | None, leng
         "slot": slot,
         "rope": rope_tables(config, positions) if config.positions == "rope" else None,
         "bias": bias,
+        "documents": documents(known) if kernels and slot is None and not bidirectional else None,
     }
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-_NO_BATCH = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+from flamingo_jax.models.fused import NAME
+
+_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(NAME),  # of kernels, whose scores would cost as much again
+)
 
 # ``ModelConfig.remat`` -> policies of ``jax.checkpoint`` for a block of the language model, for a gated layer, and for
 # the group of both. "none" keeps everything, and the policy None nothing but the inputs.
 POLICIES = {
     "none": {"block": "none", "gated": "none", "group": "none"},
-    "dots": {"block": _NO_BATCH, "gated": _NO_BATCH, "group": "none"},
+    "dots": {"block": _PRODUCTS, "gated": _PRODUCTS, "group": "none"},
     "layers": {"block": None, "gated": None, "group": "none"},
     "full": {"block": None, "gated": "none", "group": None},
 }

@@ -8,12 +8,11 @@ import re
 import time
 
 import jax
-import numpy as np
 
 from flamingo_jax.config import MeshConfig, RunConfig
 from flamingo_jax.data import packing
-from flamingo_jax.planning import schedule
 from flamingo_jax.models.int8 import is_int8
+from flamingo_jax.planning import schedule
 from flamingo_jax.planning.links import Links, bytes_of, kind_of
 from flamingo_jax.planning.program import Program, read
 from flamingo_jax.training import compiler, flops, sharding, state

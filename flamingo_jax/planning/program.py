@@ -14,6 +14,7 @@ _BITS = {
 }  # fmt: skip
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d(?:fn)?)?)\[([\d,<=]*)\]")
 _CALLS = re.compile(r"\b(calls|body|condition|to_apply|true_computation|false_computation)=%([\w.-]+)")
+_NOTES = re.compile(r"kernel_metadata=\{\n.*\n\}")  # of hand-written kernels, lines of their own within an operation's
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -98,7 +99,7 @@ def read(text: str) -> Program:
     """Reads what ``compiled.as_text()`` returns. Raises ValueError for what is no such text."""
     computations: dict[str, tuple[Operation, ...]] = {}
     entry, name, lines = "", "", []
-    for line in text.splitlines():
+    for line in _NOTES.sub("", text).splitlines():
         if name:
             if line.startswith("}"):
                 computations[name], name, lines = tuple(lines), "", []

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from flamingo_jax.planning.links import Links, kind_of
 from flamingo_jax.planning.program import Operation, Program
 
 _MATRIX = ("convolution", "dot")
+# Kernels of splash attention, which the compiler says nothing of, and their products of queries, keys and head size.
+_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+_ROWS = re.compile(r"\[(\d+),(\d+),(\d+),(\d+)\]")  # queries [B, H, L, K]
 _MEMORY_SHARE = 0.9  # of the memory's bandwidth that a large copy gets
 
 
@@ -105,6 +109,9 @@ class _Clock:
             return max(branches, key=lambda branch: branch.seconds), 1
         if operation.kind == "call":
             return self.run(operation.calls["to_apply"]), 1
+        if kernel := next((name for name in _PRODUCTS if operation.name.startswith(name)), None):
+            seconds = self._kernel(_PRODUCTS[kernel], operation, lines)
+            return Estimate(seconds, {"matrix": seconds}, {}), 1
         if not operation.cycles:  # it only names what is there
             return Estimate(0.0, {}, {}), 1
         seconds = float(operation.cycles / self._links.chip.clock)
@@ -114,3 +121,12 @@ class _Clock:
         moved = operation.bytes + sum(lines[name].bytes for name in operation.operands)
         seconds = min(seconds, max(moved / _MEMORY_SHARE / self._links.chip.bandwidth, seconds / 4))
         return Estimate(seconds, {"memory": seconds}, {}), 1
+
+    def _kernel(self, products: int, operation: Operation, lines: Mapping[str, Operation]) -> float:
+        """Seconds of causal attention's products over half of all pairs, at half the matrix units' peak; or of what it
+        reads and writes, where that takes longer."""
+        shapes = [found for name in operation.operands if (found := _ROWS.search(lines[name].shape))]
+        rows, heads, length, size = map(int, shapes[0].groups())
+        moved = operation.bytes + sum(lines[name].bytes for name in operation.operands)
+        work = products * 2 * rows * heads * length**2 * size
+        return max(work / self._links.chip.flops, moved / _MEMORY_SHARE / self._links.chip.bandwidth)

@@ -55,7 +55,7 @@ def contrastive_loss(
 
 def language(config: ModelConfig, new_tokens: tuple[int, ...], pad: int, whole: bool = False) -> Objective:
     """Next-token prediction on text; every weight is trainable. whole: as ``token_loss``'s."""
-    model = Decoder(config.language, jnp.dtype(config.dtype), config.remat)
+    model = Decoder(config.language, jnp.dtype(config.dtype), config.remat, kernels=config.kernels)
 
     def loss(params, frozen, batch, key=None, weight=None):
         _, sown = model.apply({"params": params}, batch["tokens"], _mask(batch, pad), mutable=["intermediates"])

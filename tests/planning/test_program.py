@@ -55,6 +55,14 @@ def test_a_loop_that_does_not_count_is_refused(change):
         found.trips(found.computations[found.entry][-1])
 
 
+def test_notes_of_kernels_may_take_lines_of_their_own():
+    """A bracket at the beginning of a line ends a computation, but not that of a kernel's notes."""
+    note = '{kernel_metadata={\n"xprof_metadata":"{}"\n}}, backend_config={"estimated_cycles":"7"}'
+    first = f"  %a = f32[] parameter(0), frontend_attributes={note}"
+    found = program.read(f"ENTRY %main (a: f32[]) -> f32[] {{\n{first}\n  %b = f32[] copy(%a)\n}}")
+    assert [one.name for one in found.computations["main"]] == ["a", "b"] and found.computations["main"][0].cycles == 7
+
+
 def test_what_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no text of a compiled program"):
         program.read("hello")
