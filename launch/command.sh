@@ -8,6 +8,8 @@ fi
 
 shopt -s inherit_errexit # what fails in $(...) ends the script, too
 dry_run=false
+gcs=${GCS_FOLDER:-/gcs} # where buckets are folders, on the hosts of a cloud
+bucket_pattern='[a-z0-9][a-z0-9._-]*'
 
 # fail SENTENCE...: says what is wrong with the command line, and ends.
 fail() {
@@ -38,6 +40,17 @@ execute() {
     quoted "$@"
   else
     "$@"
+  fi
+}
+
+# write FILE TEXT [WORD...]: writes a file, by the command WORD... tee FILE.
+write() {
+  local file=$1 text=$2
+  shift 2
+  if $dry_run; then
+    echo "$(quoted "$@" tee "$file") << 'END'"$'\n'"$text"$'\nEND'
+  else
+    "$@" tee "$file" <<< "$text" > /dev/null
   fi
 }
 
@@ -76,8 +89,13 @@ check_setting() {
   [[ $1 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env=$1 sets no variable; give --env=NAME=VALUE."
 }
 
-# check_training CONFIG WORKDIR
+# check_training CONFIG WORKDIR: sets workdir_bucket, and workdir_folder, which is WORKDIR on hosts where with_bucket.sh
+# has mounted that bucket: the trainer keeps a run in a folder.
+# shellcheck disable=SC2034  # for the launchers
 check_training() {
   [[ $1 != "" ]] || fail "Give what to train, such as --config=configs/flamingo_3b.py."
   [[ $2 == gs://* ]] || fail "--workdir=$2 is on one machine; all hosts need the same, gs://BUCKET/FOLDER."
+  [[ $2 =~ ^gs://($bucket_pattern)/+(.*[^/])/*$ ]] ||
+    fail "--workdir=$2 is no folder of a bucket; give gs://BUCKET/FOLDER."
+  workdir_bucket=${BASH_REMATCH[1]} workdir_folder=$gcs/${BASH_REMATCH[1]}/${BASH_REMATCH[2]}
 }

@@ -7,7 +7,8 @@
 #   delete    ends the job (it saves); the nodes stay, and cost
 #   delete_pools    gives the nodes back
 # NAME is yours: of the job, and of its workdir unless --workdir is given. print and apply take train's own options:
-# --config=configs/flamingo_3b.py --config.key=value --workdir=gs://... --accept_changed_config --traceback.
+# --config=configs/flamingo_3b.py --config.key=value --workdir=gs://B/... --accept_changed_config --traceback.
+# The workdir's bucket is the folder /gcs/B on every host, also for --config.datasets.NAME.source=/gcs/B/...
 # Options that a command has no use for are ignored, so that all can have the same ones:
 #
 #   --image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/flamingo:TAG                (image, print, apply)
@@ -99,7 +100,7 @@ if [[ $command == @(print|apply) ]]; then
     workdir=$bucket/runs/$name
   fi
   check_training "$config" "$workdir"
-  train+=(--workdir="$workdir")
+  train+=(--workdir="$workdir_folder")
   check_count --max-restarts "$restarts"
   check_count --grace "$grace"
   for value in "$queue" "$account"; do
@@ -126,7 +127,7 @@ fill() {
   declare -A values=(
     [NAME]=$name [QUEUE]=$queue [MAX_RESTARTS]=$restarts [SLICES]=$slices [HOSTS]=$hosts [GRACE]=$grace
     [SERVICE_ACCOUNT]=$account [ACCELERATOR]=$gke_label [TOPOLOGY]=$topology [SPOT]=$spot [IMAGE]=$image
-    [CHIPS_PER_HOST]=$chips_per_host [ARGUMENTS]="" [ENVIRONMENT]=""
+    [CHIPS_PER_HOST]=$chips_per_host [BUCKET]=$workdir_bucket [ARGUMENTS]="" [ENVIRONMENT]=""
   )
   for value in "${train[@]}"; do
     values[ARGUMENTS]+="${values[ARGUMENTS]:+$'\n'}- $(yaml "$value")"

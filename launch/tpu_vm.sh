@@ -7,7 +7,8 @@
 #   run       starts the training on every worker    stop      ends the training (it saves); the TPUs stay, and cost
 #                                                    delete    gives the TPUs back
 # NAME is yours: of the request, and of its workdir unless --workdir is given. run and watch take train's own options:
-# --config=configs/flamingo_3b.py --config.key=value --workdir=gs://... --accept_changed_config --traceback.
+# --config=configs/flamingo_3b.py --config.key=value --workdir=gs://B/... --accept_changed_config --traceback.
+# The workdir's bucket is the folder /gcs/B on every host, also for --config.datasets.NAME.source=/gcs/B/...
 # Options that a command has no use for are ignored, so that all can have the same ones:
 #
 #   --project=P --zone=Z     or CLOUDSDK_CORE_PROJECT and CLOUDSDK_COMPUTE_ZONE      (every command)
@@ -81,7 +82,7 @@ fi
 if [[ $command == @(run|watch) ]]; then
   workdir=${workdir:-$bucket/runs/$name}
   check_training "$config" "$workdir"
-  train+=(--workdir="$workdir")
+  train+=(--workdir="$workdir_folder")
 fi
 
 # The service's state on one line, as lines of many workers come interleaved.
@@ -122,7 +123,8 @@ setup() {
 }
 
 run() {
-  on all all "bash $code/launch/worker.sh run $(quoted "$bucket/logs/$name" "${environment[@]}" -- "${train[@]}")"
+  local words=("$bucket/logs/$name" "$workdir_bucket" "${environment[@]}" -- "${train[@]}")
+  on all all "bash $code/launch/worker.sh run $(quoted "${words[@]}")"
 }
 
 status() {

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # What tpu_vm.sh calls on every host of a TPU VM, in the folder of one commit of the code. Not for typing.
 #
-#   worker.sh setup                              installs the package into a virtual environment of this folder
-#   worker.sh run LOG [NAME=VALUE ...] -- ARGS   starts `python -m flamingo_jax.train ARGS` as a systemd service, which
-#                                                outlives the connection, restarts it when it fails, and starts it again
-#                                                when the machine reboots; NAME=VALUE are environment variables
-#   worker.sh keep_log LOG                       copies the end of the service's log into the folder LOG, gs://...
-#   worker.sh --dry-run ...                      prints the commands instead
+#   worker.sh setup            installs Cloud Storage FUSE, and the package into a virtual environment of this folder
+#   worker.sh run LOG BUCKET [NAME=VALUE ...] -- ARGS
+#                              starts `python -m flamingo_jax.train ARGS` as a systemd service, which outlives the
+#                              connection, restarts it when it fails, and starts it again when the machine reboots, each
+#                              time with BUCKET mounted; NAME=VALUE are environment variables
+#   worker.sh keep_log LOG     copies the end of the service's log into the folder LOG, gs://...
+#   worker.sh --dry-run ...    prints the commands instead
 set -euo pipefail
 # shellcheck source=command.sh
 source "${BASH_SOURCE[0]%/*}/command.sh"
@@ -27,6 +28,9 @@ try_often() {
 # The images of TPU VMs have an older Python than the package needs; uv brings its own, without apt and its locks.
 setup() {
   [[ ! -e $code/.venv/complete ]] || return 0
+  # By its help, as an image may have one that is too old for with_bucket.sh.
+  [[ $(gcsfuse --help 2>&1) == *--enable-streaming-writes* ]] || try_often sudo "$code/launch/install_gcsfuse.sh"
+  execute sudo install --directory --owner="$(id -un)" "$gcs" # one mounts only on what one may write to
   try_often env PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   try_often "$HOME/.local/bin/uv" venv --quiet --clear --python=3.12 "$code/.venv"
   try_often "$HOME/.local/bin/uv" pip install --quiet --python="$code/.venv/bin/python" --editable="${code}[tpu]"
@@ -39,10 +43,12 @@ command_file() {
   for setting in "${settings[@]}"; do
     echo "export $(quoted "$setting")"
   done
-  echo "exec .venv/bin/python -m flamingo_jax.train $(quoted "$@")"
+  echo "exec launch/with_bucket.sh $(quoted "$bucket") .venv/bin/python -m flamingo_jax.train $(quoted "$@")"
 }
 
-# KillMode=mixed: SIGTERM goes to the trainer alone, not to its data workers, while it saves.
+# KillMode=mixed: SIGTERM goes to the trainer alone, not to its data workers or gcsfuse, while it saves. They are killed
+# when it has ended; every start of the service, and so every boot, mounts the bucket anew.
+# The user of the ssh connection mounts, too: FUSE lets users do that, and what root mounts it keeps to itself.
 # libtpu leaves its lock file behind when it is killed, and then takes the TPU to be in use.
 # The limit on starts ends a job that cannot run; hosts that lost a peer start again and meet it.
 unit_file() {
@@ -72,20 +78,9 @@ WantedBy=multi-user.target
 UNIT
 }
 
-# write FILE TEXT [WORD...]: writes a file, by the command WORD... tee FILE.
-write() {
-  local file=$1 text=$2
-  shift 2
-  if $dry_run; then
-    echo "$(quoted "$@" tee "$file") << 'END'"$'\n'"$text"$'\nEND'
-  else
-    "$@" tee "$file" <<< "$text" > /dev/null
-  fi
-}
-
 run() {
-  log=$1
-  shift
+  log=$1 bucket=$2
+  shift 2
   settings=(PYTHONUNBUFFERED=1 'JAX_PLATFORMS=tpu,cpu') # without the second a broken TPU means training on the CPU
   while [[ $1 != -- ]]; do
     settings+=("$1")

@@ -99,15 +99,27 @@ def test_values_arrive_as_they_were_typed(manifest):
         "--config.d=",
         "--traceback",
     ]
-    container = parts(manifest(*values, "--env=FLAGS=--a: 'b' ${IMAGE}", "--env=EMPTY=", "--workdir=gs://c/w"))[2][
-        "containers"
-    ][0]
-    assert container["command"] == ["python", "-m", "flamingo_jax.train"]
-    assert container["args"] == ["--config=configs/base.py:quick", *values, "--workdir=gs://c/w"]
+    container = parts(manifest(*values, "--env=FLAGS=--a: 'b' ${IMAGE}", "--env=EMPTY="))[2]["containers"][0]
+    assert container["args"] == ["--config=configs/base.py:quick", *values, "--workdir=/gcs/b/runs/flam"]
     env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
     assert env == {"PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "tpu,cpu", "FLAGS": "--a: 'b' ${IMAGE}", "EMPTY": ""}
     assert container["image"] == "us-docker.pkg.dev/p/r/flamingo:1"
-    assert parts(manifest())[2]["containers"][0]["args"][-1] == "--workdir=gs://b/runs/flam"
+
+
+@pytest.mark.parametrize(
+    ("options", "bucket", "folder"),
+    [
+        ([], "b", "/gcs/b/runs/flam"),
+        (["--bucket=gs://007/x/"], "007", "/gcs/007/x/runs/flam"),
+        (["--workdir=gs://c.d_e/it's one/w/"], "c.d_e", "/gcs/c.d_e/it's one/w"),
+    ],
+    ids=["bucket", "folder of a bucket", "workdir"],
+)
+def test_the_container_mounts_the_bucket_of_the_workdir(manifest, options, bucket, folder):
+    container = parts(manifest(*options))[2]["containers"][0]
+    assert container["command"] == ["launch/with_bucket.sh", bucket, "python", "-m", "flamingo_jax.train"]
+    assert container["args"][-1] == f"--workdir={folder}"
+    assert container["securityContext"] == {"privileged": True}  # without which no container mounts
 
 
 def test_the_template_itself_is_yaml(manifest):

@@ -25,7 +25,7 @@ def test_shellcheck():
 def test_what_is_run_is_executable_and_what_is_sourced_is_not():
     run = {path.name for path in SCRIPTS if path.stat().st_mode & 0o111}
     assert run == {path.name for path in SCRIPTS if path.read_text().startswith("#!")}
-    assert run == {"local.sh", "tpu_vm.sh", "gke.sh", "worker.sh"}
+    assert run == {"local.sh", "tpu_vm.sh", "gke.sh", "worker.sh", "with_bucket.sh", "install_gcsfuse.sh"}
 
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh"])
@@ -74,13 +74,29 @@ def readme() -> tuple[str, list[str]]:
 
 def test_the_readme_shows_commands_that_the_scripts_take():
     exports, commands = readme()
-    ours = [line for line in commands if "launch/" in line]
+    ours = [line for line in commands if re.match(r"([A-Z]+=\S+ )*launch/", line)]
     assert len(ours) > 15
     for line in ours:
         result = subprocess.run(
             ["bash", "-c", f"{exports}; {line} --dry-run"], capture_output=True, text=True, cwd=LAUNCH.parent
         )
         assert result.returncode == 0 and result.stdout, f"{line}: {result.stderr}"
+
+
+def test_the_job_that_xpk_makes_mounts_the_bucket_of_its_workdir(launch, stub, calls):
+    exports, commands = readme()
+    (line,) = [line for line in commands if line.startswith("xpk ")]
+    words = subprocess.check_output(["bash", "-c", f'{exports}; xpk() {{ printf "%s\\0" "$@"; }}; {line}'], text=True)
+    (command,) = [w.removeprefix("--command=") for w in words.split("\0") if w.startswith("--command=")]
+    script, *arguments = shlex.split(command)
+    for name in ("fusermount3", "mkdir", "gcsfuse", "python"):
+        stub(name)
+    stub("mountpoint", "exit 1")
+    assert launch(script.removeprefix("launch/"), *arguments).returncode == 0
+    assert calls()[-2].startswith("gcsfuse ") and calls()[-2].endswith(" my-project-flamingo /gcs/my-project-flamingo")
+    assert calls()[-1] == (
+        "python -m flamingo_jax.train --config=configs/flamingo_9b.py --workdir=/gcs/my-project-flamingo/runs/flam"
+    )
 
 
 def test_the_readme_shows_commands_that_gcloud_takes(gcloud_accepts):
@@ -118,6 +134,8 @@ CUBE = f"{PRINT} --tpu=v5p:4x4x4"
         (f"{VM.format('setup')} --bucket=gs://b --commit=nope", "--commit=nope is no commit of"),
         (RUN, "Give what to train, such as --config="),
         (f"{RUN} --config=c --workdir=runs/x", "--workdir=runs/x is on one machine"),
+        (f"{RUN} --config=c --workdir=gs://b/", "--workdir=gs://b/ is no folder of a bucket; give gs://BUCKET/FOLDER."),
+        (f"{RUN} --config=c --workdir=gs://B/x", "--workdir=gs://B/x is no folder of a bucket"),
         (f"{RUN} --config=c '--env=A B=c'", "--env=A B=c sets no variable"),
         (f"{PRINT} --tpu=v5p-8", "--tpu='v5p-8' has no topology, by which GKE names TPUs"),
         (f"{PRINT} --tpu=v6e:2x2x2", "a topology of v6e has 2 numbers, not 3"),
@@ -133,6 +151,8 @@ CUBE = f"{PRINT} --tpu=v5p:4x4x4"
         ("gke.sh pools x --tpu=tpu7x:4x4x4 --project=p --cluster=c --location=l", "make them with xpk"),
         ("local.sh c", "launch/local.sh [--dry-run] CONFIG WORKDIR"),
         ("worker.sh", "Not for typing."),
+        ("with_bucket.sh b", "launch/with_bucket.sh [--dry-run] BUCKET COMMAND"),
+        ("with_bucket.sh gs://b/x true", "'b/x' is no bucket; give its name alone, without a folder."),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(launch, line, sentence):

@@ -33,8 +33,8 @@ def expected(commit: str) -> dict[str, list[str]]:
             f"gs://b/flamingo/code/{commit}.tar.gz | tar -xz -C {code}; bash {code}/launch/worker.sh setup'",
         ],
         "run": [
-            f"{everywhere} '--command=bash {code}/launch/worker.sh run gs://b/flamingo/logs/flam -- "
-            "--config=configs/base.py:quick --workdir=gs://b/flamingo/runs/flam'"
+            f"{everywhere} '--command=bash {code}/launch/worker.sh run gs://b/flamingo/logs/flam b -- "
+            "--config=configs/base.py:quick --workdir=/gcs/b/flamingo/runs/flam'"
         ],
         "status": [
             f"{queued} list {PLACE} '--filter=name~/queuedResources/flam$' '--format=value(state.state)'",
@@ -68,7 +68,8 @@ def test_options(launch):
     assert " --node=1 --worker=3 --tunnel-through-iap " in printed(
         "logs", "--node=1", "--worker=3", "--tunnel-through-iap"
     )
-    assert printed("run", "--workdir=gs://c/w").endswith(" --workdir=gs://c/w'\n")
+    other = printed("run", "--workdir=gs://c/w")
+    assert " gs://b/flamingo/logs/flam c -- " in other and other.endswith(" --workdir=/gcs/c/w'\n")
     by_environment = launch(
         "tpu_vm.sh", "delete", "x", "--dry-run", CLOUDSDK_CORE_PROJECT="q", CLOUDSDK_COMPUTE_ZONE="y"
     )

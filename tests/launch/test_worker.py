@@ -1,5 +1,6 @@
 """launch/worker.sh: what happens on a host, with programs in the place of systemd's and uv."""
 
+import getpass
 import pathlib
 import shlex
 import shutil
@@ -19,6 +20,7 @@ def host(launch, stub, tmp_path, commit):
         'if [[ $1 == is-active ]]; then exit "${INACTIVE:-3}"; fi; echo "argv[]=/bin/bash $CODE/command.sh ;"',
     )
     stub("sleep")
+    stub("gcsfuse", 'echo "  --enable-streaming-writes   Enables streaming uploads"')
     code = tmp_path / "flamingo" / commit
     shutil.copytree(pathlib.Path(__file__).parents[2] / "launch", code / "launch")
     (tmp_path / "units").mkdir()
@@ -27,7 +29,8 @@ def host(launch, stub, tmp_path, commit):
         path = f"{tmp_path / 'bin'}:/usr/local/bin:/usr/bin:/bin"
         return subprocess.run(
             ["bash", "-c", command], capture_output=True, text=True,
-            env={"HOME": str(tmp_path), "PATH": path, "UNITS": str(tmp_path / "units"), "CODE": str(code), **variables},
+            env={"HOME": str(tmp_path), "PATH": path, "UNITS": str(tmp_path / "units"), "CODE": str(code),
+                 "GCS_FOLDER": str(tmp_path / "gcs"), **variables},
         )  # fmt: skip
 
     run.code = code
@@ -52,13 +55,30 @@ def test_setup_installs_once_and_tries_again(host, stub, calls, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "attempt 1 of 5 failed" in result.stderr
     assert [shlex.join(shlex.split(call)) for call in calls()] == [
+        "gcsfuse --help",
+        f"sudo install --directory --owner={getpass.getuser()} {tmp_path}/gcs",
         "python3 -m pip install --quiet --user uv",
         f"uv venv --quiet --clear --python=3.12 {venv}",
         shlex.join(shlex.split(install)),
         "sleep 5",
         shlex.join(shlex.split(install)),
     ]
-    assert host(command).returncode == 0 and len(calls()) == 5
+    assert (tmp_path / "gcs").is_dir()
+    assert host(command).returncode == 0 and len(calls()) == 7
+
+
+@pytest.mark.parametrize("found", ["exit 127", "echo '  --stat-cache-ttl duration'"], ids=["missing", "too old"])
+def test_setup_installs_gcsfuse(host, stub, calls, tmp_path, found):
+    stub("gcsfuse", found)
+    stub("python3")
+    stub("uv", folder=tmp_path / ".local" / "bin")
+    fails_once = f"[[ -e {tmp_path}/tried ]] || {{ touch {tmp_path}/tried; exit 100; }}"
+    stub("install_gcsfuse.sh", fails_once, folder=host.code / "launch")
+    (host.code / ".venv").mkdir()
+    assert host(f"bash {host.code}/launch/worker.sh setup").returncode == 0
+    once = [f"sudo {host.code}/launch/install_gcsfuse.sh", "install_gcsfuse.sh ''"]
+    assert calls()[:6] == ["gcsfuse --help", *once, "sleep 5", *once]
+    assert (host.code / ".venv" / "complete").exists()
 
 
 def test_setup_that_fails_five_times_fails(host, stub):
@@ -90,6 +110,7 @@ def test_run_starts_a_service_that_calls_the_trainer_as_it_was_asked(launch, hos
         "systemctl enable --quiet flamingo",
         "systemctl restart --no-block flamingo",
     ]
+    stub("mountpoint")
     stub("python", 'pwd; echo "$JAX_PLATFORMS $FLAGS"; printf "%s\\n" "$@"', folder=host.code / ".venv" / "bin")
     assert host(f"/bin/bash {host.code}/command.sh").stdout.splitlines() == [
         str(host.code),
@@ -98,8 +119,9 @@ def test_run_starts_a_service_that_calls_the_trainer_as_it_was_asked(launch, hos
         "flamingo_jax.train",
         "--config=configs/my base.py:quick",
         *values,
-        "--workdir=gs://b/x/runs/flam",
+        "--workdir=/gcs/b/x/runs/flam",
     ]
+    assert calls()[-2] == f"mountpoint -q {tmp_path}/gcs/b"
 
 
 def test_the_unit_is_one_that_systemd_takes(launch, host, tmp_path):
@@ -131,8 +153,8 @@ def test_the_log_is_kept_in_the_bucket(host, stub, calls):
 
 
 def test_dry_run(host, calls):
-    for command in ("setup", "run gs://b/l A=b -- --config=c.py", "keep_log gs://b/l"):
+    for command in ("setup", "run gs://b/l b A=b -- --config=c.py", "keep_log gs://b/l"):
         result = host(f"bash {host.code}/launch/worker.sh --dry-run {command}")
         assert result.returncode == 0 and result.stdout
-    assert calls() == [] and not (host.code / "command.sh").exists()
+    assert calls() == ["gcsfuse --help"] and not (host.code / "command.sh").exists()
     assert host(f"bash {host.code}/launch/worker.sh what").returncode == 2
