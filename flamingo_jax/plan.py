@@ -86,8 +86,7 @@ def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dic
     try:
         found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
     except TooLarge as error:
-        memory = {"peak": error.bytes, "chip": int(chip.memory)}
-        check(about | choice | {"memory_bytes": memory}, config, devices)
+        error.plan = about | choice | {"memory_bytes": {"peak": error.bytes, "chip": int(chip.memory)}}
         raise
     return report.numbers(found, chip, about | choice, len(devices))
 
@@ -101,16 +100,32 @@ def search(config: configs.RunConfig, name: str, stage: str, devices: list) -> N
     chip = chips.find(_TOPOLOGY.value)
     links = functools.partial(topology.links, _TOPOLOGY.value)
     ranked = searching.choices(config, stage, devices, links, compile.needed(config, stage))
-    best = searching.best(ranked, chip.memory, _SEARCH.value)
-    print(f"{len(ranked)} choices divide; the best {len(best)} of those that seem to fit are compiled.", flush=True)
-    plans = []
-    for choice in best:
+    if not ranked:
+        raise ValueError("No mesh of these devices divides the model and its batches.")
+    count, plans, tried = _SEARCH.value, [], {}
+    print(f"{len(ranked)} choices divide; the best {count} that fit are looked for.", flush=True)
+    while len(plans) < count and len(tried) < 3 * count:
+        choice = searching.best(ranked, chip.memory, tried)
+        if choice is None:
+            break
         print(f"{choice.text}: roughly {choice.seconds:.3g} s, {choice.bytes / 2**30:.1f} GiB", flush=True)
         try:
-            plans.append((choice, make(searching.apply(config, stage, choice), name, stage, devices)))
-            keep(plans[-1][1], _OUTPUT.value)
-        except ValueError as error:
-            print(f"  {error}", flush=True)
+            plan = make(searching.apply(config, stage, choice), name, stage, devices)
+            tried[choice] = plan["memory_bytes"]["peak"]
+            keep(plan, _OUTPUT.value)
+        except compile.TooLarge as error:
+            tried[choice] = max(error.bytes, int(chip.memory) + 1)
+        if tried[choice] <= chip.memory:
+            plans.append((choice, plan))
+        else:
+            needed, there = tried[choice] / 2**30, chip.memory / 2**30
+            print(f"  It needs {needed:.1f} GiB, of {there:.1f} that there are.", flush=True)
+    if not plans:
+        least = min(ranked, key=lambda choice: choice.bytes)
+        raise ValueError(
+            f"Nothing was found that fits into {chip.memory / 2**30:.0f} GiB: {least.text} needs least, roughly "
+            f"{least.bytes / 2**30:.0f} GiB. Take more devices, or smaller batches."
+        )
     print(report.ranking([(choice.text, plan) for choice, plan in plans]))
 
 
@@ -197,8 +212,13 @@ def main(argv: list[str]) -> None:
             if _SEARCH.value:
                 search(config, name, stage, devices)
             else:
-                plan = make(config, name, stage, devices)
-                keep(plan, _OUTPUT.value)
+                from flamingo_jax.planning.compile import TooLarge
+
+                try:
+                    plan = make(config, name, stage, devices)
+                    keep(plan, _OUTPUT.value)
+                except TooLarge as error:  # the compiler made no program, of which there would be more to say
+                    plan = error.plan
                 check(plan, config, devices)
 
 

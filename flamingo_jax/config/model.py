@@ -13,7 +13,7 @@ from flamingo_jax.config.language import LanguageConfig
 from flamingo_jax.config.suggest import suggest
 from flamingo_jax.config.vision import NFNetConfig, ViTConfig
 
-REMAT = ("none", "dots", "layers", "full")
+REMAT = ("none", "dots", "layers", "full", "offload")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ModelConfig:
     vision, language and embeddings (the token table, positions and head). media: N, the most media per sequence,
     0 for any. remat: what the decoder keeps for the backward pass, from most to least: none (of it is computed again) |
     dots (results of matrix products) | layers (each layer's input) | full (each group's input, and within a group each
-    layer's).
+    layer's) | offload (the same, groups' inputs in the host's memory).
     """
 
     language: LanguageConfig

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.config import PRETRAINED, GatedConfig, LanguageConfig
 from flamingo_jax.models.axes import named
@@ -15,7 +16,7 @@ from flamingo_jax.models.gated import GatedCrossAttention, media_visibility
 from flamingo_jax.models.language import STACKED, Stack, make_norm
 from flamingo_jax.models.layers import Einsum, Norm
 from flamingo_jax.models.positions import place
-from flamingo_jax.models.remat import rematerialise
+from flamingo_jax.models.remat import GROUP, rematerialise
 
 
 class Group(nn.Module):
@@ -32,6 +33,7 @@ class Group(nn.Module):
 
     @nn.compact
     def __call__(self, x, kinds, latents, seen, where, number=None):
+        x = checkpoint_name(x, GROUP)
         gated = rematerialise(GatedCrossAttention, self.remat, "gated")
         x = gated(self.gated, self.dtype, name="gated")(x, latents, seen)
         stack = freeze(Stack) if self.frozen else Stack

@@ -11,6 +11,12 @@ _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(NAME),  # of kernels, whose scores would cost as much again
 )
+GROUP = "group"
+"""What rematerialisation knows a group's input by."""
+
+_OFFLOADED = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[], names_which_can_be_offloaded=[GROUP], offload_src="device", offload_dst="pinned_host"
+)
 
 # ``ModelConfig.remat`` -> policies of ``jax.checkpoint`` for a block of the language model, for a gated layer, and for
 # the group of both. "none" keeps everything, and the policy None nothing but the inputs.
@@ -19,6 +25,7 @@ POLICIES = {
     "dots": {"block": _PRODUCTS, "gated": _PRODUCTS, "group": "none"},
     "layers": {"block": None, "gated": None, "group": "none"},
     "full": {"block": None, "gated": "none", "group": None},
+    "offload": {"block": None, "gated": "none", "group": _OFFLOADED},
 }
 
 

@@ -41,11 +41,13 @@ class Compiled:
 
 
 class TooLarge(ValueError):
-    """The compiler gave up, for a device has too little memory. bytes: what it needs at least, as the compiler says."""
+    """The compiler gave up, for a device has too little memory. bytes: what it needs at least, as the compiler says, 0
+    where it says nothing. plan: of which step."""
 
     def __init__(self, reason: str):
         found = re.search(r"([\d.]+)G", reason)
         self.bytes = int(float(found[1]) * 2**30) if found else 0
+        self.plan: dict = {}
         super().__init__(reason)
 
 

@@ -33,8 +33,8 @@ _OTHER = 0.3  # what else a step does, in times of its products
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """What a search varies. microbatches: of the dataset with the most tokens; of others as many as give their pieces
-    no more. seconds, bytes: of a step, on a device; roughly, to rank by and no more. text: it as options of the command
-    line."""
+    no more. seconds, bytes: of a step, on a device; roughly, to rank by and no more. text: the mesh, and what else
+    is changed of the config, as options of the command line."""
 
     mesh: MeshConfig
     remat: str
@@ -68,17 +68,17 @@ def apply(config: RunConfig, name: str, choice: Choice) -> RunConfig:
     )
 
 
-def _text(config: RunConfig, name: str) -> str:
-    """Options that make a config what ``apply`` has made it."""
-    mesh, pieces = config.mesh, {key: mix.microbatches for key, mix in config.stages[name].mixture.items()}
-    return " ".join(
-        [
-            f"--mesh={mesh.data}x{mesh.fsdp}x{mesh.tensor}",
-            f"--config.mesh.frozen={mesh.frozen}",
-            f"--config.model.remat={config.model.remat}",
-            *(f"--config.stages.{name}.mixture.{key}.microbatches={count}" for key, count in pieces.items()),
-        ]
-    )
+def _text(before: RunConfig, config: RunConfig, name: str) -> str:
+    """Options that make a config what ``apply`` has made of it."""
+
+    def options(config: RunConfig) -> dict:
+        mixture = config.stages[name].mixture
+        pieces = {f"stages.{name}.mixture.{key}.microbatches": mix.microbatches for key, mix in mixture.items()}
+        return {"mesh.frozen": config.mesh.frozen, "model.remat": config.model.remat, **pieces}
+
+    mesh, old = config.mesh, options(before)
+    changed = [f"--config.{key}={value}" for key, value in options(config).items() if value != old[key]]
+    return " ".join([f"--mesh={mesh.data}x{mesh.fsdp}x{mesh.tensor}", *changed])
 
 
 def choices(
@@ -110,25 +110,21 @@ def choices(
             except ValueError:
                 continue
             if max(mix.microbatches for mix in changed.stages[name].mixture.values()) == pieces:
-                found.append(_rough(changed, name, choice, mesh, links, held, flops))
+                text = _text(config, changed, name)
+                found.append(_rough(changed, name, choice, mesh, links, held, flops, text))
     return sorted(found, key=lambda choice: (choice.seconds, choice.microbatches, choice.bytes))
 
 
-def best(ranked: list[Choice], memory: float, count: int) -> list[Choice]:
-    """The first ``count`` that seem to fit into ``memory`` bytes; of those that differ in microbatches alone, one."""
-    kept: dict[tuple, Choice] = {}
-    for choice in ranked:
-        if choice.bytes < memory:
-            kept.setdefault((choice.mesh, choice.remat), choice)
-    if not kept:
-        least = min(ranked, key=lambda choice: choice.bytes, default=None)
-        raise ValueError(
-            "No mesh of these devices divides the model and its batches."
-            if least is None
-            else f"Nothing seems to fit into {memory / 2**30:.0f} GiB: {least.text} needs least, roughly "
-            f"{least.bytes / 2**30:.0f} GiB. Take more devices, or smaller batches."
-        )
-    return list(kept.values())[:count]
+def best(ranked: list[Choice], memory: float, tried: Mapping[Choice, float]) -> Choice | None:
+    """The first that seems to fit into ``memory`` bytes, other than those that were tried; None if there is none.
+
+    tried: choices -> the bytes that they really need. Rough sums are corrected by what they were most wrong by. What
+    differs in microbatches alone from one that fits is left out.
+    """
+    wrong = max([size / choice.bytes for choice, size in tried.items()], default=1.0)
+    done = {(choice.mesh, choice.remat) for choice, size in tried.items() if size <= memory}
+    left = (choice for choice in ranked if choice not in tried and (choice.mesh, choice.remat) not in done)
+    return next((choice for choice in left if choice.bytes * max(1.0, wrong) < memory), None)
 
 
 def nearest(ranked: list[Choice], plan: Mapping[str, Any]) -> Choice | None:
@@ -174,7 +170,7 @@ def _held(mesh, boxed: dict, frozen: str) -> dict[str, float]:
     }
 
 
-def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, held: dict, flops: int) -> Choice:
+def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, held: dict, flops: int, text: str):
     language, chip, mesh_config = config.model.language, links.chip, choice.mesh
     tensor, ways = mesh_config.tensor, mesh_config.data * mesh_config.fsdp
     numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
@@ -201,4 +197,4 @@ def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, hel
     activations = (
         2 * largest * (kept[choice.remat] + 4 * (2 * width + inner)) + 12 * largest * language.vocab_size / tensor
     )
-    return dataclasses.replace(choice, seconds=seconds, bytes=held_bytes + activations, text=_text(config, name))
+    return dataclasses.replace(choice, seconds=seconds, bytes=held_bytes + activations, text=text)

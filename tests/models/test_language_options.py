@@ -13,6 +13,7 @@ import pytest
 from filled import filled
 
 from flamingo_jax.config import GatedConfig, LanguageConfig, LayerConfig, RopeConfig
+from flamingo_jax.config.model import REMAT
 from flamingo_jax.models.decoder import Decoder, group_layers
 from flamingo_jax.models.embedding import Embedding
 from flamingo_jax.models.gated import GatedCrossAttention, media_visibility
@@ -90,7 +91,7 @@ def test_decoding_from_the_cache_equals_the_whole_sequence(name):
 def test_remat_changes_what_is_kept_and_nothing_else():
     """Matrix products of the backward pass: all again with "full", those of attention alone with "dots"."""
     (model, variables, _), results, products = made(**OPTIONS["kinds"]), {}, {}
-    for remat in ("none", "dots", "layers", "full"):
+    for remat in REMAT:
         apply = model.clone(remat=remat).apply
         step = jax.value_and_grad(lambda variables, apply=apply: (apply(variables, TOKENS[None]) ** 2).mean())
         results[remat] = jax.jit(step)(variables)
