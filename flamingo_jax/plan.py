@@ -144,6 +144,7 @@ def keep(plan: dict, folder: str) -> None:
     shape = "x".join(map(str, plan["mesh"].values()))
     parts = (pathlib.Path(plan["config"]).stem, plan["stage"], plan["topology"], str(plan["slices"]), shape)
     parts += (plan["remat"],) + (("replicated",) if plan["frozen"] == "replicated" else ())
+    parts += (("int8",) if plan["int8"] else ()) + tuple(f"{k}{n}" for k, n in plan["microbatches"].items() if n > 1)
     path = pathlib.Path(folder) / "-".join(parts).replace(":", "-")
     write_whole(f"{path}.json", json.dumps(plan, indent=2))
     write_whole(f"{path}.md", text := report.markdown(plan))
@@ -219,6 +220,8 @@ def main(argv: list[str]) -> None:
                     keep(plan, _OUTPUT.value)
                 except TooLarge as error:  # the compiler made no program, of which there would be more to say
                     plan = error.plan
+                    if plan["memory_bytes"]["peak"] <= plan["memory_bytes"]["chip"]:  # nor said how much it needs
+                        raise
                 check(plan, config, devices)
 
 

@@ -20,6 +20,7 @@ from flamingo_jax.convert.shapes import encoder_shapes
 from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import record, tokenizer
 from flamingo_jax.models.flamingo import assemble
+from flamingo_jax.models.int8 import inputs_of
 from flamingo_jax.training import checkpoint
 
 
@@ -51,7 +52,12 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
         return Pretrained(pooled, trained["vision"])
     own = traverse.flatten_dict(trained)
     rest = traverse.flatten_dict(parts(stage, config, workdir))
-    frozen = {path: leaf.astype(dtype) for path, leaf in rest.items() if path not in own}
+    int8 = config.model.int8
+    frozen = {  # matrices that become 8 bits do so from what is stored, as they did for the training
+        path: leaf if int8 and inputs_of(path, len(leaf.shape)) else leaf.astype(dtype)
+        for path, leaf in rest.items()
+        if path not in own
+    }
     return Pretrained(
         config.model,
         {"params": trained, "frozen": traverse.unflatten_dict(frozen)},
@@ -60,7 +66,7 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
         tokenizer=lambda: vocabulary,
         public={part: read_config(pathlib.Path(name)) for part, name in stage.parts.items() if "/" in name},
         training=_training(config, workdir, name),
-        int8=config.model.int8,
+        int8=int8,
     )
 
 

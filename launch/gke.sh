@@ -4,7 +4,7 @@
 #   image     builds the image of a commit, and pushes it      apply    starts the job
 #   pools     makes the node pools NAME-0 .., a slice each     status   the job and its pods
 #   print     prints the job's manifest, launch/jobset.yaml    logs     follows the log of one host
-#   delete    ends the job (it saves); the nodes stay, and cost
+#   delete    ends the job; the nodes stay, and cost
 #   delete_pools    gives the nodes back
 # NAME is yours: of the job, and of its workdir unless --workdir is given. print and apply take train's own options:
 # --config=configs/flamingo_3b.py --config.key=value --workdir=gs://B/... --accept_changed_config --traceback.

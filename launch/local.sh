@@ -65,7 +65,7 @@ pids=()
 end_all() {
   if ((${#pids[@]} > 0)); then kill "-$1" "${pids[@]}" 2> /dev/null || true; fi
 }
-# A first signal lets the processes save and end; a second one does not wait for that.
+# A first signal lets the processes end; a second one does not wait for that.
 signals=0
 # shellcheck disable=SC2329  # called by the traps
 on_signal() {

@@ -4,7 +4,7 @@
 #   watch     create, setup and run; again after every preemption; deletes the TPUs when the run has ended
 #   create    asks for the TPUs                      status    where the request and each worker are
 #   setup     brings the code to every worker        logs      follows the log of one worker
-#   run       starts the training on every worker    stop      ends the training (it saves); the TPUs stay, and cost
+#   run       starts the training on every worker    stop      ends the training; the TPUs stay, and cost
 #                                                    delete    gives the TPUs back
 # NAME is yours: of the request, and of its workdir unless --workdir is given. run and watch take train's own options:
 # --config=configs/flamingo_3b.py --config.key=value --workdir=gs://B/... --accept_changed_config --traceback.

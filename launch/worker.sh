@@ -46,8 +46,8 @@ command_file() {
   echo "exec launch/with_bucket.sh $(quoted "$bucket") .venv/bin/python -m flamingo_jax.train $(quoted "$@")"
 }
 
-# KillMode=mixed: SIGTERM goes to the trainer alone, not to its data workers or gcsfuse, while it saves. They are killed
-# when it has ended; every start of the service, and so every boot, mounts the bucket anew.
+# KillMode=mixed: SIGTERM goes to the trainer alone, not to its data workers or gcsfuse, which it needs until it ends. They
+# are killed then; every start of the service, and so every boot, mounts the bucket anew.
 # The user of the ssh connection mounts, too: FUSE lets users do that, and what root mounts it keeps to itself.
 # libtpu leaves its lock file behind when it is killed, and then takes the TPU to be in use.
 # The limit on starts ends a job that cannot run; hosts that lost a peer start again and meet it.

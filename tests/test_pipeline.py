@@ -3,9 +3,11 @@
 import dataclasses
 import pathlib
 import runpy
+import types
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from flamingo_jax import config as configs
 from flamingo_jax import pipeline, sources
 from flamingo_jax.convert import run
 from flamingo_jax.convert.load import find
+from flamingo_jax.models.int8 import is_int8
 from flamingo_jax.training import sharding, state
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -43,6 +46,32 @@ def test_a_stage_starts_from_public_checkpoints(config, tmp_path):
     blocks = jax.tree.map(lambda leaf: leaf[:, 0], frozen["decoder"]["groups"]["language"]["blocks"])  # every=1
     chex.assert_trees_all_equal(jax.device_get(blocks), jax.tree.map(np.asarray, weights["language"]["blocks"]))
     state.weights(mesh, goal, config.datasets["m3w"].example)
+
+
+@pytest.mark.parametrize("layout", ["", "orbax"])
+def test_a_run_with_int8_is_evaluated_and_exported_with_the_numbers_that_it_trained_with(
+    config, tmp_path, monkeypatch, layout
+):
+    """From a public folder, and from one that has 8 bits already."""
+    stage, language = config.stages["flamingo"], str(LANGUAGE)
+    if layout:
+        language = str(tmp_path / "language")
+        run.convert(run.open_source(str(LANGUAGE)), language, layout, "int8")
+    stage = dataclasses.replace(stage, parts={**stage.parts, "language": language})
+    model = dataclasses.replace(config.model, int8=True, dtype="bfloat16")
+    config = dataclasses.replace(config, model=model, stages={"flamingo": stage})
+    goal, mesh = OBJECTIVES["flamingo"](model, (1,), 0), sharding.make_mesh(configs.MeshConfig(), jax.devices()[:1])
+    _, frozen = pipeline._pretrained(stage, config, tmp_path, goal, mesh)
+    monkeypatch.setattr(sources.checkpoint, "load_result_weights", lambda *_: {"bridge": np.zeros(3, np.float32)})
+    monkeypatch.setattr(sources, "run_tokenizer", lambda *_: types.SimpleNamespace(new_tokens=(1,), image=2))
+    monkeypatch.setattr(sources, "_training", lambda *_: {})
+    found = sources.finished(config, tmp_path, "flamingo")
+    placed = found.place()["frozen"]
+    chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(frozen))
+    assert sum(map(is_int8, jax.tree.leaves(frozen, is_leaf=is_int8))) > 10
+    exported = found.here().weights
+    floats = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), frozen, is_leaf=is_int8)
+    chex.assert_trees_all_equal(jax.device_get(exported["frozen"]), jax.device_get(floats))
 
 
 @pytest.mark.parametrize("layout", ["orbax", "safetensors"])

@@ -154,6 +154,8 @@ class ModelConfig:
         for part in self.frozen:
             if part not in PRETRAINED:
                 raise ValueError(f"frozen names {part!r}; {suggest(part, PRETRAINED)}.")
+        if self.int8 and not self.frozen:
+            raise ValueError("int8=True keeps frozen parts in 8 bits, but frozen=() names none; leave one of them out.")
         depth, gated = self.language.depth, self.gated
         if not gated.graft and (gated.every > depth or gated.first >= depth):
             raise ValueError(

@@ -21,7 +21,7 @@ from flamingo_jax.convert.rules import write
 from flamingo_jax.convert.vision import open_clip_rules
 
 # Options that say how a model is used or trained, not what it is.
-_FREE = ("dtype", "remat", "frozen", "media", "text_tower", "gate_init", "resize", "max_positions")
+_FREE = ("dtype", "int8", "kernels", "remat", "frozen", "media", "text_tower", "gate_init", "resize", "max_positions")
 _PUBLIC_ACTIVATION = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
 
 

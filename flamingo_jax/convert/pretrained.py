@@ -51,13 +51,13 @@ class Pretrained:
         return jnp.dtype("float32" if max(widths) >= 4 and 1 not in widths else "bfloat16")
 
     def here(self) -> Pretrained:
-        """The same with weights that can be read one by one on the host."""
-        if self.orbax is None:
+        """The same with weights that can be read one by one on the host, none of 8 bits."""
+        if self.orbax is None and not self.int8:
             return self
         weights = jax.tree.map(
             lambda leaf: leaf.astype(jnp.bfloat16) if is_int8(leaf) else leaf, self.place(), is_leaf=is_int8
         )
-        return dataclasses.replace(self, weights=weights, orbax=None)
+        return dataclasses.replace(self, weights=weights, orbax=None, int8=False)
 
     def stored_as(self, path: Sequence[str], leaf: Any, dtype: str | None) -> str:
         """The type of a weight that is placed with ``dtype``; path: the names on the way to it."""
@@ -80,7 +80,7 @@ class Pretrained:
             shardings = jax.tree.map(lambda _: shardings, self.weights)
         if self.orbax is None:
             return jax.tree_util.tree_map_with_path(
-                lambda path, leaf, place: self._put(path, leaf, place, dtype), self.weights, shardings
+                lambda path, leaf, place: self._put(path, leaf, place, dtype), self.weights, shardings, is_leaf=is_int8
             )
         abstract = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), self.weights, shardings
@@ -100,7 +100,9 @@ class Pretrained:
         kind = self.stored_as(names, leaf, dtype)
         if kind != "int8":
             return put_leaf(leaf, sharding, kind)
-        return leaf if is_int8(leaf) else quantise(put_leaf(leaf, sharding), inputs_of(names, len(leaf.shape)))
+        if is_int8(leaf):
+            return leaf if sharding is None else jax.device_put(leaf, sharding)
+        return quantise(put_leaf(leaf, sharding), inputs_of(names, len(leaf.shape)))
 
 
 _VALUES, _STEPS = "int8", "int8_step"  # how a folder names the two arrays of an ``Int8``
@@ -136,6 +138,7 @@ def put_leaf(leaf: Any, sharding: Sharding, dtype: str | None = None) -> jax.Arr
     if isinstance(leaf, Stored):
         return put(leaf.astype(dtype or leaf.dtype), sharding)
     if is_int8(leaf):
+        sharding = sharding.values if is_int8(sharding) else sharding
         leaf = leaf.astype(dtype or jnp.bfloat16)
         return jax.device_put(leaf, sharding or leaf.sharding)
     leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)

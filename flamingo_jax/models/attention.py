@@ -110,11 +110,11 @@ class Attention(nn.Module):
         scale = self.scale or self.head_size**-0.5
         if self.relative:
             q, bias = self._relative(q, k.shape[2], queries.shape[-1], scale, slot)
-        x, options = None, {"scale": scale, "bias": bias, "softcap": self.softcap}
-        if documents is not None and self.window is not None:
-            x = fused.attend(q, k, v, documents, window=self.window, **options)
+        x = None
+        if documents is not None and self.window is not None and bias is None:
+            x = fused.attend(q, k, v, documents, scale=scale, window=self.window, softcap=self.softcap)
         if x is None:
-            x = attend(q, k, v, mask, **options)
+            x = attend(q, k, v, mask, scale=scale, bias=bias, softcap=self.softcap)
         shape = (self.heads, self.head_size, queries.shape[-1])
         fan_in = self.heads * self.head_size
         out = Einsum(shape, ("heads", "head", "embed"), fan_in, self.dtype, int(self.bias[3]), self.rows, name="out")

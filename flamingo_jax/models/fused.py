@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -40,25 +41,24 @@ def attend(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
-    bias: jax.Array | None = None,
 ) -> jax.Array | None:
     """What ``attention.attend`` returns, or None where the devices that are traced for have no kernel for it.
 
-    q [B, H, L, K], k and v [B, G, L, K] are of the same L tokens. window: of the last w keys, 0 for all. Queries that
-    see no key give zeros.
+    q [B, H, L, K], k and v [B, G, L, K] are of the same L tokens. window: of the last w keys, 0 for all. Padding before
+    the first key sees nothing and gives zeros; padding that a window leaves without keys gives anything.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kernel = None if mesh.empty else _KERNELS.get(mesh.abstract_device.platform)
-    x = kernel and kernel(q, k, v, documents, scale=scale, window=window, softcap=softcap, bias=bias)
+    x = kernel and kernel(q, k, v, documents, scale=scale, window=window, softcap=softcap)
     if x is None:
         return None
     sees = jax.lax.cummax(documents.keys, axis=1) > 0
     return checkpoint_name(jnp.where(sees[:, None, :, None], x, 0), NAME)
 
 
-def by_splash(q, k, v, documents, *, scale, window, softcap, bias, interpret: bool = False) -> jax.Array | None:
-    """Splash attention (of JAX): rows of a multiple of 128 tokens, and no bias."""
-    if bias is not None or q.shape[2] % _LANES:
+def by_splash(q, k, v, documents, *, scale, window, softcap, interpret: bool = False) -> jax.Array | None:
+    """Splash attention (of JAX): rows of a multiple of 128 tokens."""
+    if q.shape[2] % _LANES:
         return None
     rows, heads = split_of("batch"), split_of("act_heads")
     by_head, by_row = PartitionSpec(rows, heads), PartitionSpec(rows)
@@ -89,21 +89,25 @@ def _splash(q, k, v, queries, keys, *, window: int, softcap: float, interpret: b
     return jax.vmap(lambda *row: kernel(*row[:3], segment_ids=splash.SegmentIds(*row[3:])))(q, k, v, queries, keys)
 
 
-def by_cudnn(q, k, v, documents, *, scale, window, softcap, bias, implementation: str = "cudnn") -> jax.Array | None:
-    """cuDNN's flash attention: numbers of 16 bits, heads of at most 128, no softcap."""
-    narrow = q.dtype.itemsize == 2 or implementation != "cudnn"
-    if softcap or not narrow or q.shape[-1] % 8 or q.shape[-1] > 128 or q.shape[2] % 2:
+def by_cudnn(q, k, v, documents, *, scale, window, softcap, implementation: str = "cudnn") -> jax.Array | None:
+    """cuDNN's flash attention: numbers of 16 bits, no softcap, and what else JAX finds out of the GPU and cuDNN."""
+    if softcap or (q.dtype.itemsize > 2 and implementation == "cudnn"):
         return None
     own = documents.queries[:, None, :, None] == documents.keys[:, None, None, :]
-    x = jax.nn.dot_product_attention(
-        *(x.swapaxes(1, 2) for x in (q, k, v)),
-        bias=None if bias is None else bias.astype(q.dtype),
-        mask=own,
-        scale=scale,
-        is_causal=True,
-        local_window_size=(window - 1, 0) if window else None,
-        implementation=implementation,
-    )
+    try:
+        x = jax.nn.dot_product_attention(
+            *(x.swapaxes(1, 2) for x in (q, k, v)),
+            mask=own,
+            scale=scale,
+            is_causal=True,
+            local_window_size=(window - 1, 0) if window else None,
+            implementation=implementation,
+        )
+    except (RuntimeError, NotImplementedError, ValueError) as error:  # no cuDNN, an old GPU, sizes that it has not
+        logging.log_first_n(
+            logging.WARNING, "cuDNN cannot compute the self-attention, which is written out: %s", 1, error
+        )
+        return None
     return x.swapaxes(1, 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -68,13 +69,9 @@ def inputs_of(path: Sequence[str], ndim: int) -> tuple[int, ...] | None:
     return _INPUTS.get(path[-2], (-2,))
 
 
-@jax.jit
-def _quantise(w: jax.Array, steps: jax.Array) -> jax.Array:
-    return jnp.clip(jnp.round(w.astype(jnp.float32) / steps), -127, 127).astype(jnp.int8)
-
-
+@functools.partial(jax.jit, static_argnums=1)  # whole, it makes no copy of the weight
 def quantise(w: jax.Array, inputs: tuple[int, ...]) -> Int8:
     """The nearest numbers of 8 bits; ``inputs``: the axes that share a step. The error is half a step at most."""
     largest = jnp.max(jnp.abs(w), axis=inputs, keepdims=True).astype(jnp.float32)
     steps = jnp.where(largest > 0, largest / 127, 1.0)
-    return Int8(_quantise(w, steps), steps)
+    return Int8(jnp.clip(jnp.round(w.astype(jnp.float32) / steps), -127, 127).astype(jnp.int8), steps)

@@ -26,7 +26,7 @@ from flamingo_jax.training.step import make_step
 class Compiled:
     """A step for one mesh. All but ``flops`` and ``work`` is of one device.
 
-    memory: {"arguments", "temporary", "peak"}, bytes. collectives: {(kind, "in loops" or "outside"): {"times", "bytes",
+    memory: {"arguments", "temporary", "peak"} and of the "host", bytes. collectives: {(kind, "in loops" or "outside"): {"times", "bytes",
     "seconds"}}, a step. estimate: of its time. flops: what the model needs, of all devices; naive: 6 for each weight
     and token. work: {"tokens", "images"} a step. seconds: that it took to compile.
     """
@@ -79,14 +79,10 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
                 raise
             raise TooLarge(str(error).splitlines()[0]) from None
     seconds = time.monotonic() - start
-    program, used = read(compiled.as_text()), compiled.memory_analysis()
+    program = read(compiled.as_text())
     work = state.work(shapes, {key: stage.mixture[key] for key in datasets})
     return Compiled(
-        {
-            "arguments": used.argument_size_in_bytes,
-            "temporary": used.temp_size_in_bytes,
-            "peak": used.peak_memory_in_bytes,
-        },
+        memory(compiled.memory_analysis()),
         collectives(program, links),
         schedule.estimate(program, links),
         needed(config, name),
@@ -94,6 +90,18 @@ def compile_step(config: RunConfig, name: str, mesh: jax.sharding.Mesh, links: L
         work,
         seconds,
     )
+
+
+def memory(used) -> dict[str, int]:
+    """``Compiled.memory``, of what a compiled program's ``memory_analysis`` returned."""
+    results = used.output_size_in_bytes - used.alias_size_in_bytes
+    return {
+        "arguments": used.argument_size_in_bytes,
+        "temporary": used.temp_size_in_bytes,
+        # The compiler's own peak has what lies in the host's memory in it, too.
+        "peak": min(used.peak_memory_in_bytes, used.argument_size_in_bytes + results + used.temp_size_in_bytes),
+        "host": used.host_temp_size_in_bytes,
+    }
 
 
 def collectives(program: Program, links: Links) -> dict[tuple[str, str], dict[str, float]]:

@@ -43,10 +43,14 @@ def markdown(plan: Mapping[str, Any]) -> str:
         f"# {plan['config']}, stage {plan['stage']}, on {plan['slices']} x {plan['topology']}",
         "",
         f"{plan['devices']:,} devices, {mesh}; a step of {work['tokens']:,} tokens and {work['images']:,} images.",
+        f"Frozen weights {plan['frozen']}, {'int8' if plan['int8'] else 'no int8'}; remat {plan['remat']}; microbatches "
+        + ", ".join(f"{key} {count}" for key, count in plan["microbatches"].items())
+        + ".",
         "",
         "| memory of a device | GiB |",
         "|---|---|",
         *(f"| {name} | {memory[name] / _GIB:.2f} |" for name in ("arguments", "temporary", "peak", "chip")),
+        *([f"| of the host, for each | {memory['host'] / _GIB:.2f} |"] if memory["host"] else []),
         "",
         "| collectives, a device and step | where | times | MB | ms alone | ms waited for |",
         "|---|---|---|---|---|---|",

@@ -21,7 +21,8 @@ from flamingo_jax.training import sharding
 from flamingo_jax.training.objective import OBJECTIVES
 
 _PIECES = (1, 2, 4, 8)  # of the batch with the most tokens
-_REMAT = ("dots", "layers", "full")  # those that a large model has memory for
+_REMAT = ("dots", "layers", "full")  # those that a large model has memory for, and whose time can be estimated
+_LIKE = {"none": "dots", "offload": "full"}  # the others
 
 # How often a layer's products are computed, gradients by its input included, and what is kept of it for every token:
 # values of the residual width, and values that are divided over the tensor axis, in widths of the layer's products.
@@ -130,21 +131,22 @@ def best(ranked: list[Choice], memory: float, tried: Mapping[Choice, float]) -> 
 def nearest(ranked: list[Choice], plan: Mapping[str, Any]) -> Choice | None:
     """Of those that should fit, the one with the fewest changes from ``plan``'s; None if there is none.
 
-    Rough sums are corrected by what the plan's own were wrong by.
+    Rough sums are corrected by what the plan's own were wrong by, or those of the one that is most like it.
     """
     sizes, pieces = tuple(plan["mesh"].values()), max(plan["microbatches"].values())
+    remat = _LIKE.get(plan["remat"], plan["remat"])
 
     def changes(choice: Choice) -> float:
         mesh = (choice.mesh.data, choice.mesh.fsdp, choice.mesh.tensor)
         moved = sum(abs(math.log2(a / b)) for a, b in zip(mesh, sizes, strict=True))
-        others = (choice.mesh.frozen != plan["frozen"], choice.remat != plan["remat"], choice.microbatches != pieces)
+        others = (choice.mesh.frozen != plan["frozen"], choice.remat != remat, choice.microbatches != pieces)
         return moved + sum(others)
 
     if not ranked:
         return None
     own = min(ranked, key=changes)
-    wrong = plan["memory_bytes"]["peak"] / own.bytes if changes(own) == 0 else 1.0
-    fitting = [choice for choice in ranked if choice.bytes * max(1.0, wrong) < plan["memory_bytes"]["chip"]]
+    wrong = max(1.0, plan["memory_bytes"]["peak"] / own.bytes)
+    fitting = [choice for choice in ranked if choice.bytes * wrong < plan["memory_bytes"]["chip"]]
     return min(fitting, key=lambda choice: (changes(choice), choice.seconds), default=None)
 
 

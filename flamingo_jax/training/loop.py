@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
+from flamingo_jax.models.int8 import is_int8
 from flamingo_jax.training import checkpoint, compiler, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.metrics import Progress, Writer
@@ -176,6 +177,11 @@ def _put(leaf, described: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.device_put(np.asarray(leaf).astype(described.dtype), described.sharding)
 
 
+def _whole(leaf) -> np.ndarray:
+    """A weight on the host, as floats."""
+    return np.asarray(leaf.astype(np.float32) if is_int8(leaf) else leaf)
+
+
 def place_parts(
     mesh: Mesh,
     objective: Objective,
@@ -198,7 +204,7 @@ def place_parts(
     given = traverse.flatten_dict(weights)
     _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
     placed = {path: put(given[path], leaf) for path, leaf in frozen.items()}
-    initial = {path: np.asarray(leaf) for path, leaf in given.items() if path in params}
+    initial = {path: _whole(leaf) for path, leaf in given.items() if path in params}
     return traverse.unflatten_dict(initial), traverse.unflatten_dict(placed)
 
 

@@ -66,16 +66,21 @@ def test_a_kernel_gives_what_attention_written_out_gives(kernel, kind, options):
     mask = windowed(causal(rows, 0, LENGTH), (options.get("window", 0),), 0)[0]
     more = {"scale": 0.3, "softcap": options.get("softcap", 0.0)}
     expected = outputs(functools.partial(attention.attend, mask=mask, **more), inputs, mask.any(-1))
-    run = functools.partial(kernel, documents=documents(rows), window=options.get("window", 0), bias=None, **more)
+    run = functools.partial(kernel, documents=documents(rows), window=options.get("window", 0), **more)
     for found, value in zip(outputs(run, inputs, mask.any(-1)), expected, strict=True):
         np.testing.assert_allclose(found, value, rtol=2e-4, atol=2e-5)
+
+
+def test_without_cudnn_attention_is_written_out():
+    rows, inputs = known("packed"), [x.astype(jnp.bfloat16) for x in arrays()]
+    assert fused.by_cudnn(*inputs, documents(rows), scale=0.3, window=0, softcap=0.0) is None
 
 
 def test_heads_and_rows_are_divided_over_a_mesh():
     rows, inputs = known("packed", 4), arrays(4, 4, 2)
     mask = causal(rows, 0, LENGTH)
     expected = outputs(functools.partial(attention.attend, mask=mask, scale=0.3), inputs, mask.any(-1))
-    run = functools.partial(SPLASH, documents=documents(rows), scale=0.3, window=0, softcap=0.0, bias=None)
+    run = functools.partial(SPLASH, documents=documents(rows), scale=0.3, window=0, softcap=0.0)
     with sharding.use(sharding.make_mesh(MeshConfig(2, 2, 2))):
         found = jax.jit(lambda *inputs: outputs(run, inputs, mask.any(-1)))(*inputs)
         text = jax.jit(run).lower(*inputs).compile().as_text()

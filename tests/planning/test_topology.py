@@ -10,10 +10,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flamingo_jax.config import MeshConfig
 from flamingo_jax.models import fused
+from flamingo_jax.models.remat import GROUP, POLICIES
+from flamingo_jax.planning import compile as compile_lib
 from flamingo_jax.planning import program, schedule, topology
 from flamingo_jax.training import chips, sharding
 
@@ -128,6 +131,28 @@ def test_splash_attention_is_compiled_for_a_mesh_and_counted():
     least = 9 * products / chips.CHIPS["v5p"].flops
     seconds = schedule.estimate(program.read(text), topology.links("v5p:2x2x1", mesh)).seconds
     assert least < seconds < 1.5 * least
+
+
+@needs_compiler
+def test_the_peak_is_that_of_the_device_alone():
+    """What waits in the host's memory is none of it."""
+    (device, *_) = topology.devices("v5e:2x2")
+    place = jax.sharding.SingleDeviceSharding(device)
+
+    def peak(remat):
+        def layer(x, w):
+            return jnp.sin(checkpoint_name(x, GROUP) @ w), None
+
+        def loss(weights, x):
+            policy = {"policy": POLICIES[remat]["group"], "prevent_cse": False}
+            return jax.lax.scan(jax.checkpoint(layer, **policy), x, weights)[0].sum()
+
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for shape in ((16, 512, 512), (8192, 512))]
+        return compile_lib.memory(jax.jit(jax.grad(loss)).lower(*shapes).compile().memory_analysis())
+
+    full, offload = peak("full"), peak("offload")
+    assert full["host"] == 0 and offload["host"] == 16 * 8192 * 512 * 4
+    assert offload["peak"] < full["peak"] / 2
 
 
 @needs_compiler
