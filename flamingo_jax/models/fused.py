@@ -104,9 +104,7 @@ def by_cudnn(q, k, v, documents, *, scale, window, softcap, implementation: str 
             implementation=implementation,
         )
     except (RuntimeError, NotImplementedError, ValueError) as error:  # no cuDNN, an old GPU, sizes that it has not
-        logging.log_first_n(
-            logging.WARNING, "cuDNN cannot compute the self-attention, which is written out: %s", 1, error
-        )
+        logging.log_first_n(logging.WARNING, "Self-attention is written out, for cuDNN does not take it: %s", 1, error)
         return None
     return x.swapaxes(1, 2)
 

@@ -26,9 +26,9 @@ from flamingo_jax.training.step import make_step
 class Compiled:
     """A step for one mesh. All but ``flops`` and ``work`` is of one device.
 
-    memory: {"arguments", "temporary", "peak"} and of the "host", bytes. collectives: {(kind, "in loops" or "outside"): {"times", "bytes",
-    "seconds"}}, a step. estimate: of its time. flops: what the model needs, of all devices; naive: 6 for each weight
-    and token. work: {"tokens", "images"} a step. seconds: that it took to compile.
+    memory: {"arguments", "temporary", "peak"} and of the "host", bytes. collectives: {(kind, "in loops" or "outside"):
+    {"times", "bytes", "seconds"}}, a step. estimate: of its time. flops: what the model needs, of all devices; naive: 6
+    for each weight and token. work: {"tokens", "images"} a step. seconds: that it took to compile.
     """
 
     memory: dict[str, int]

@@ -43,7 +43,7 @@ def markdown(plan: Mapping[str, Any]) -> str:
         f"# {plan['config']}, stage {plan['stage']}, on {plan['slices']} x {plan['topology']}",
         "",
         f"{plan['devices']:,} devices, {mesh}; a step of {work['tokens']:,} tokens and {work['images']:,} images.",
-        f"Frozen weights {plan['frozen']}, {'int8' if plan['int8'] else 'no int8'}; remat {plan['remat']}; microbatches "
+        f"Frozen weights {plan['frozen']}, int8 {plan['int8']}; remat {plan['remat']}; microbatches "
         + ", ".join(f"{key} {count}" for key, count in plan["microbatches"].items())
         + ".",
         "",
