@@ -3,7 +3,7 @@
 --params prints a table of parameters by part, trainable and frozen. Nothing is allocated: shapes alone are computed.
 
 --topology=v5p:8x8x8 [--slices=2] [--mesh=1x64x8] [--stage=flamingo] compiles the whole train step for such TPUs with
-their own compiler (``pip install 'flamingo_jax[tpu]'``; no TPU is needed), prints what a device holds, what is sent and
+their own compiler (``pip install -e '.[tpu]'``; no TPU is needed), prints what a device holds, what is sent and
 how long a step may take, and keeps it in --output as JSON and Markdown. --search=4 ranks all meshes, rematerialisations
 and microbatches that divide by rough sums, compiles the best four, and prints them by the compiler's estimate.
 """
@@ -83,6 +83,9 @@ def make(config: configs.RunConfig, name: str, stage: str, devices: list) -> dic
         "remat": config.model.remat,
         "microbatches": {key: mix.microbatches for key, mix in config.stages[stage].mixture.items()},
     }
+    print(
+        f"Compiling the step of {stage} for {len(devices)} devices, which takes minutes.", file=sys.stderr, flush=True
+    )
     try:
         found = compile_step(config, stage, mesh, topology.links(_TOPOLOGY.value, mesh))
     except TooLarge as error:
@@ -142,7 +145,8 @@ def keep(plan: dict, folder: str) -> None:
     from flamingo_jax.planning import report
 
     shape = "x".join(map(str, plan["mesh"].values()))
-    parts = (pathlib.Path(plan["config"]).stem, plan["stage"], plan["topology"], str(plan["slices"]), shape)
+    config = pathlib.Path(plan["config"]).name.replace(".py", "")
+    parts = (config, plan["stage"], plan["topology"], str(plan["slices"]), shape)
     parts += (plan["remat"],) + (("replicated",) if plan["frozen"] == "replicated" else ())
     parts += (("int8",) if plan["int8"] else ()) + tuple(f"{k}{n}" for k, n in plan["microbatches"].items() if n > 1)
     path = pathlib.Path(folder) / "-".join(parts).replace(":", "-")

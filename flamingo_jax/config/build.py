@@ -193,7 +193,8 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return tuple(_convert(item, k, f"{path}[{i}]") for i, (item, k) in enumerate(zip(value, kinds, strict=True)))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    _require(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), value, kind.__name__, path)
+    what = "True or False" if kind is bool else kind.__name__
+    _require(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), value, what, path)
     return value
 
 

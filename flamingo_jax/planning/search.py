@@ -22,6 +22,7 @@ from flamingo_jax.training.objective import OBJECTIVES
 
 _PIECES = (1, 2, 4, 8)  # of the batch with the most tokens
 _REMAT = ("dots", "layers", "full")  # those that a large model has memory for, and whose time can be estimated
+_SURE = 0.75  # of a chip's memory, what may seem to be taken of it by what is named as fitting
 _LIKE = {"none": "dots", "offload": "full"}  # the others
 
 # How often a layer's products are computed, gradients by its input included, and what is kept of it for every token:
@@ -146,7 +147,8 @@ def nearest(ranked: list[Choice], plan: Mapping[str, Any]) -> Choice | None:
         return None
     own = min(ranked, key=changes)
     wrong = max(1.0, plan["memory_bytes"]["peak"] / own.bytes)
-    fitting = [choice for choice in ranked if choice.bytes * wrong < plan["memory_bytes"]["chip"]]
+    room = _SURE * plan["memory_bytes"]["chip"]
+    fitting = [choice for choice in ranked if choice.bytes * wrong < room]
     return min(fitting, key=lambda choice: (changes(choice), choice.seconds), default=None)
 
 

@@ -32,7 +32,7 @@ def devices(topology: str, slices: int = 1) -> list[jax.Device]:
     if len(sizes) != chip.axes or not all(size.isdigit() and int(size) for size in sizes):
         raise ValueError(f"--topology={topology} must have {chip.axes} sizes; some that there are: {_EXAMPLES}.")
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("The TPU's compiler is missing; install it: pip install 'flamingo_jax[tpu]'.")
+        raise ValueError("The TPU's compiler is missing; install it: pip install -e '.[tpu]'.")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies

@@ -35,6 +35,8 @@ def start() -> None:
 
     Raises ValueError when one of these three is missing or makes no sense.
     """
+    # It would take SIGTERM for a notice that somebody asks for, and nothing would end the process.
+    jax.config.update("jax_enable_preemption_service", False)
     given = {name: os.environ[name] for name in _OURS if os.environ.get(name)}
     if "JAX_NUM_PROCESSES" in given or "JAX_PROCESS_ID" in given:
         if missing := [name for name in _OURS if name not in given]:

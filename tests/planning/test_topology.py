@@ -39,7 +39,7 @@ def test_topologies_that_are_none(name, message):
 
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'flamingo_jax\[tpu\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[tpu\]'"):
         topology.devices("v5e:4x4")
 
 

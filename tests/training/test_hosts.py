@@ -1,5 +1,11 @@
 """Two processes of four devices feed a step with the arrays that one process of eight feeds it with."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from archives import picture
@@ -62,3 +68,33 @@ def test_two_hosts_feed_what_one_feeds(folder, mesh):
         for key in one:
             for host in two:
                 np.testing.assert_array_equal(one[key], host[key], err_msg=key)
+
+
+def test_sigterm_ends_a_process_of_several(tmp_path):
+    """By itself JAX keeps the signal for whoever asks whether it came."""
+    wait = (
+        "import sys, time; from flamingo_jax.training import hosts; hosts.start(); print(1, flush=True); time.sleep(99)"
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    known = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", wait],
+            env={**known, "JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in range(2)
+    ]
+    try:
+        assert [process.stdout.read(1) for process in processes] == [b"1", b"1"]
+        for process in reversed(processes):  # the first one serves the others
+            process.terminate()
+            assert process.wait(timeout=20) == -signal.SIGTERM
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
