@@ -99,9 +99,14 @@ def model(**options):
     [
         ({"softcap": 5.0}, "dots", True),
         ({"layers": (LayerConfig(window=50),)}, "none", True),
-        ({"positions": "alibi"}, "none", False),
+        pytest.param({"positions": "alibi"}, "none", False, marks=pytest.mark.slow),
         ({"positions": "relative"}, "none", False),
-        ({"layers": (LayerConfig(window=50), LayerConfig()), "pattern": (0, 1)}, "none", False),
+        pytest.param(
+            {"layers": (LayerConfig(window=50), LayerConfig()), "pattern": (0, 1)},
+            "none",
+            False,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_decoder_asks_a_tpu_for_splash_where_it_can(options, remat, asked, monkeypatch):

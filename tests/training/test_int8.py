@@ -35,6 +35,7 @@ def test_an_update_is_that_of_the_floats_they_stand_for(mesh):
     updates.assert_same(updates.run(mesh, mixture=MIXTURE, model=MODEL), expected())
 
 
+@pytest.mark.slow
 def test_rounding_changes_little():
     exact = updates.run(updates.ONE, mixture=MIXTURE)
     assert 1e-6 < abs(expected()["update 0/loss/packed"] - exact["update 0/loss/packed"]) < 0.05  # rounded, but little

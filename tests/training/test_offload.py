@@ -25,6 +25,7 @@ def test_what_groups_keep_goes_to_the_host(remat, count):
     assert re.findall(r"\w+:(\S+<host>\S+) = scan", trace) == [kept] * count
 
 
+@pytest.mark.slow
 def test_updates_stay_the_same():
     found = updates.run((2, 2, 2), mixture=MIXTURE, model=MODEL)
     updates.assert_same(found, updates.run((2, 2, 2), mixture=MIXTURE))
