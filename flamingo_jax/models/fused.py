@@ -103,7 +103,7 @@ def by_cudnn(q, k, v, documents, *, scale, window, softcap, implementation: str 
             local_window_size=(window - 1, 0) if window else None,
             implementation=implementation,
         )
-    except (RuntimeError, NotImplementedError, ValueError) as error:  # no cuDNN, an old GPU, sizes that it has not
+    except RuntimeError as error:  # no cuDNN, or NotImplementedError of an old GPU and of sizes that it has not
         logging.log_first_n(logging.WARNING, "Self-attention is written out, for cuDNN does not take it: %s", 1, error)
         return None
     return x.swapaxes(1, 2)

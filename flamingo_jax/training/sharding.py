@@ -115,9 +115,8 @@ def shard_tree(mesh: Mesh, boxed, frozen: str = "") -> dict:
                     places[i] = None
         spec = PartitionSpec(*places)
         for axis, size, mesh_axis in zip(axes, shape, spec, strict=True):
-            if size % _ways(mesh, mesh_axis):
+            if size % (ways := _ways(mesh, mesh_axis)):
                 fit = ", ".join(str(n) for n in range(1, mesh.size + 1) if mesh.size % n == 0 and size % n == 0)
-                ways = _ways(mesh, mesh_axis)
                 errors.append(f"{name} {shape}: {axis}={size} is not divisible by {mesh_axis}={ways}; {fit} would do")
         used = [mesh_axis for mesh_axis in spec if mesh_axis is not None]
         if len(used) != len(set(used)):

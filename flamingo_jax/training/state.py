@@ -54,10 +54,9 @@ def weights(
     params = jax.tree.map(_placed, shapes["params"], places["params"])
 
     def stored(path, leaf, place):
+        placed = jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
         inputs = inputs_of([entry.key for entry in path], len(leaf.shape)) if int8 else None
-        if inputs is None:
-            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
-        return like(jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place), inputs)
+        return like(placed, inputs) if inputs else placed
 
     return {"params": params, "frozen": jax.tree_util.tree_map_with_path(stored, shapes["frozen"], places["frozen"])}
 
