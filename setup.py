@@ -46,7 +46,7 @@ setup(
     ],
     extras_require={
         "beam": ["apache-beam"],
-        "tpu": ["gcsfs", "jax[tpu]"],  # gcsfs: workdirs and datasets at gs://
+        "tpu": ["gcsfs", "jax[tpu]"],  # gcsfs: raw files and datasets at gs://
         "torch": ["torch"],
         "test": [
             "apache-beam",
