@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flamingo_jax.training import microbatch
+from flamingo_jax.training import microbatch, sharding
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.seen import count
 
@@ -42,7 +42,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(0), state["step"])  # of the step alone: a resumed run draws the same
         for name, batch in batches.items():
             if total is not None:  # one after the other: side by side they would hold their activations side by side
-                batch, total = jax.lax.optimization_barrier((batch, total))
+                batch, total = sharding.after(batch, total)
             random = jax.random.fold_in(key, zlib.crc32(name.encode()))  # whatever other datasets there are
             loss, grads = microbatch.gradient(objective, pieces.get(name, 1))(params, frozen, batch, random)
             metrics[f"loss/{name}"] = loss
