@@ -24,7 +24,7 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import checkpoint, compilation, flops, hosts, loop, sharding, state
+from flamingo_jax.training import checkpoint, compilation, ending, flops, hosts, loop, sharding, state
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -53,7 +53,8 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
     for name in config.order:
-        _train(name, config, workdir, vocabulary, mesh, say)
+        with ending.deferred():
+            _train(name, config, workdir, vocabulary, mesh, say)
     results = {}
     if hosts.is_first():
         with hosts.alone():

@@ -125,7 +125,7 @@ def main(argv: list[str]) -> None:
         order_collectives()
         # Imported here: worker processes import this module anew, and need neither JAX nor the two seconds it takes.
         from flamingo_jax import pipeline
-        from flamingo_jax.training import hosts
+        from flamingo_jax.training import ending, hosts
 
         hosts.start()
         pipeline.check(config)
@@ -134,7 +134,11 @@ def main(argv: list[str]) -> None:
                 make_folder(workdir)
                 stack.enter_context(lock(workdir))
                 check_workdir(config, workdir, _ACCEPT.value)
-            pipeline.run(config, workdir)
+            try:
+                pipeline.run(config, workdir)
+            except ending.Ended as end:
+                print(f"flamingo_jax.train: {end.sentence}", file=sys.stderr)
+                raise
 
 
 if __name__ == "__main__":

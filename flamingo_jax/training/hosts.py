@@ -1,16 +1,25 @@
-"""The processes of a run, one per host: how they find each other, and how they wait for each other."""
+"""The processes of a run, one per host: how they find each other, wait for each other, and come to one mind.
+
+All of it goes over the processes' own connection: a collective of devices waits behind whatever the devices are at, for
+ever where one of them is gone, and never says whom it waits for.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
+import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # what processes tell each other has no other name
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 from orbax.checkpoint import v1 as ocp
@@ -25,6 +34,8 @@ _CLUSTERS = (
     "OMPI_MCA_orte_hnp_uri",
 )
 _DAY = 24 * 3600
+_AGREED, _CALLED = "flamingo/agreed", "flamingo/called"
+_REMEMBERED = 1000  # answers that the first process keeps for those that have not asked yet
 
 
 def start() -> None:
@@ -67,10 +78,20 @@ def is_first() -> bool:
 def wait(name: str, seconds: int = _DAY) -> None:
     """Returns when all processes are here. ``name`` is the same in all of them, and used once.
 
-    It takes the processes' own connection and no collective of devices, which would give up earlier.
+    Raises TimeoutError, after so many seconds, that says which processes are missing.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() == 1:
+        return
+    try:
         multihost.sync_global_processes(name, timeout=seconds, processes=set(range(jax.process_count())))
+    except jax.errors.JaxRuntimeError as error:
+        missing = re.search(r"timed out task names:\s*((?:\d+\s)*)", str(error))
+        if "DEADLINE_EXCEEDED" not in str(error) or not missing:
+            raise
+        raise TimeoutError(
+            f"Process {jax.process_index()} has waited {seconds:,} s at {name!r}, but of {jax.process_count()} "
+            f"processes these have not come: {', '.join(missing[1].split())}. Their logs say where they are."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -85,11 +106,45 @@ def alone() -> Iterator[None]:
         yield
 
 
-def agree(choice: bool) -> bool:
-    """The first process's choice, in all of them, which call this together."""
-    if jax.process_count() == 1:
+_questions = itertools.count()
+
+
+def agree(choice: Any, seconds: int = _DAY) -> Any:
+    """The first process's choice, anything that JSON has, in all of them, which ask for it in the same order.
+
+    The first one does not wait for the others. Raises TimeoutError when it has not answered after so many seconds.
+    """
+    client = distributed.global_state.client
+    if client is None:
         return choice
-    return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+    number = next(_questions)
+    if is_first():
+        client.key_value_set(f"{_AGREED}/{number}", json.dumps(choice))
+        if number >= _REMEMBERED:  # read by all long ago
+            client.key_value_delete(f"{_AGREED}/{number - _REMEMBERED}")
+        return choice
+    try:
+        return json.loads(client.blocking_key_value_get(f"{_AGREED}/{number}", seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+            raise
+        raise TimeoutError(
+            f"Process {jax.process_index()} has waited {seconds:,} s for what process 0 decides; its log says where it "
+            "is."
+        ) from error
+
+
+def call(word: str) -> None:
+    """Says a word that the first process finds by ``called``."""
+    if client := distributed.global_state.client:
+        client.key_value_set(f"{_CALLED}/{word}/{jax.process_index()}", "", allow_overwrite=True)
+
+
+def called(word: str) -> list[int]:
+    """The processes that have said the word, in order."""
+    client = distributed.global_state.client
+    found = client.key_value_dir_get(f"{_CALLED}/{word}/") if client else []
+    return sorted(int(key.rsplit("/", 1)[1]) for key, _ in found)
 
 
 def check_shared(path: pathlib.Path) -> None:

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.models.int8 import is_int8
-from flamingo_jax.training import checkpoint, compiler, hosts, sharding
+from flamingo_jax.training import checkpoint, compiler, ending, hosts, sharding
 from flamingo_jax.training import state as shapes
+from flamingo_jax.training.lookout import Lookout
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import Objective
@@ -91,7 +92,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         names = tuple(lambdas)
         round_length = len(names) // len(turn(config.mixing, names, 0))
         every = -(-config.log_every // round_length) * round_length
-        look = round_length if jax.process_count() == 1 else every  # how often hosts agree whether to save
+        lookout = Lookout(config.checkpoint_every_seconds, start, round_length, config.steps)
         work = _work_per_step(stage, round_length)
         speed = Speed(stage.mesh, work, stage.flops / round_length, first=start + round_length + 1)
         profile = Profile(stage.directory / "profile", config.profile, start + round_length, tell)
@@ -109,7 +110,6 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             return values
 
         metrics: dict[str, jax.Array] = {}
-        saved = time.monotonic()
         for step in range(start, config.steps):
             asked = time.monotonic()
             batches = {name: next(stage.streams[name]) for name in turn(config.mixing, names, step)}
@@ -126,13 +126,18 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             report(step, metrics)
             # Asked for here and read with the rest: it is computed on a device, behind the update that is at work.
             metrics |= new | {"learning_rate": rate(step)}
-            may_save = (step + 1) % look == 0 and step + 1 + round_length <= config.steps
-            if may_save and hosts.agree(time.monotonic() - saved > config.checkpoint_every_seconds):
+            due = lookout.after(step + 1)
+            if due.save:
                 report(step + 1, metrics)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
                 checkpoint.save(checkpoints, step + 1, state, seen.state())
-                saved = time.monotonic()
+            if due.stop:
+                hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
+                raise ending.Ended(
+                    ending.PREEMPTED,
+                    f"SIGTERM: {stage.name} is saved at step {step + 1} of {config.steps}; the same command goes on.",
+                )
         final = report(config.steps, metrics, log_every=1)
     for line in [*seen.report(), progress.summary()]:
         tell(line)

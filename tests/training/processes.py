@@ -6,21 +6,30 @@ import subprocess
 import sys
 
 
-def run(count, devices, arguments, timeout=300):
-    """Runs ``count`` processes of ``devices`` devices each to their end, which must be a good one.
-
-    arguments(number, address): what Python is started with.
-    """
+def free_address():
+    """Where processes of this machine may find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    env = {
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def environment(devices):
+    """That of a process with so many fake devices."""
+    return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # as ``train`` sets it
     }
+
+
+def run(count, devices, arguments, timeout=300):
+    """Runs ``count`` processes of ``devices`` devices each to their end, which must be a good one.
+
+    arguments(number, address): what Python is started with.
+    """
+    address, env = free_address(), environment(devices)
     processes = [
         subprocess.Popen(
             [sys.executable, *map(str, arguments(number, address))], env=env, stderr=subprocess.PIPE, text=True
