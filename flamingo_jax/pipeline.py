@@ -24,7 +24,8 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import checkpoint, compilation, ending, flops, hosts, loop, sharding, state
+from flamingo_jax.training import compilation, ending, flops, hosts, loop, outcome, sharding, state
+from flamingo_jax.training.checkpoint import discard
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
@@ -38,7 +39,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     compilation.keep(config.compilation_cache, workdir)
     mesh = sharding.make_mesh(config.mesh)
     for name in config.order:
-        if checkpoint.read_result(workdir / name) is None:
+        if outcome.read_result(workdir / name) is None:
             sources.check_folders(f"config.stages.{name}.parts", config.stages[name], config)
     if hosts.is_first():
         _prepare(config, workdir, say)
@@ -47,7 +48,7 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     hosts.check_shared(workdir / "config.json")
     vocabulary = sources.run_tokenizer(config, workdir)
     for name in config.order:
-        if checkpoint.read_result(workdir / name) is None:
+        if outcome.read_result(workdir / name) is None:
             for dataset in config.stages[name].mixture:  # what is wrong with the last stage's is said before the first
                 _open_stream(config, name, dataset, workdir, vocabulary, mesh)
     if not (workdir / "evaluation" / "results.json").exists():
@@ -153,15 +154,15 @@ def _open_stream(
 def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
     directory, stage = workdir / name, config.stages[name]
     inputs = {
-        part: source if "/" in source else checkpoint.result_weights(workdir, source)
+        part: source if "/" in source else outcome.result_weights(workdir, source)
         for part, source in stage.parts.items()
     }
-    if hosts.is_first() and checkpoint.claim(directory, inputs):
+    if hosts.is_first() and outcome.claim(directory, inputs):
         say(f"{name}: the stages that it builds on were trained anew, so it starts anew")
     hosts.wait(f"{name} claimed")
-    if result := checkpoint.read_result(directory):
+    if result := outcome.read_result(directory):
         if hosts.is_first():
-            checkpoint.discard_checkpoints(directory / "checkpoints")  # left if the last run ended just here
+            discard(directory / "checkpoints", stage.keep_every_steps)  # left if the last run ended just here
         same = result["config"] == json.loads(json.dumps(dataclasses.asdict(stage)))
         say(f"{name}: complete" + ("" if same else f", but with another config (to train it anew, delete {directory})"))
         return
@@ -190,11 +191,11 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
             ),
             say,
         )
-    weights = checkpoint.store_weights(workdir, name, params)
+    weights = outcome.store_weights(workdir, name, params)
     if hosts.is_first():
         result = {"weights": weights, "steps": stage.steps, "metrics": metrics, "config": dataclasses.asdict(stage)}
-        checkpoint.write_result(directory, result)
-        checkpoint.discard_checkpoints(directory / "checkpoints")
+        outcome.write_result(directory, result)
+        discard(directory / "checkpoints", stage.keep_every_steps)
     hosts.wait(f"{name} finished")
 
 
@@ -224,7 +225,7 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
     if name is None:
         say("evaluation: config.order has no flamingo stage, nothing to evaluate")
         return {}
-    weights = checkpoint.result_weights(workdir, name)
+    weights = outcome.result_weights(workdir, name)
     if (done := directory / "results.json").exists():
         results = json.loads(done.read_text())
         if results.get("weights") == weights:

@@ -21,7 +21,7 @@ from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import record, tokenizer
 from flamingo_jax.models.flamingo import assemble
 from flamingo_jax.models.int8 import inputs_of
-from flamingo_jax.training import checkpoint
+from flamingo_jax.training import outcome
 
 
 def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrained:
@@ -30,7 +30,7 @@ def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrai
     if "stages" not in config:
         return load.find(path, config)
     run = configs.build(config, path=f"{path}/config.json: config")
-    done = [name for name in run.order if checkpoint.read_result(path / name)]
+    done = [name for name in run.order if outcome.read_result(path / name)]
     if not done:
         raise ValueError(f"{path} is a run of which no stage is finished.")
     return finished(run, path, done[-1])
@@ -42,7 +42,7 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
     Raises ValueError when weights that it consists of are gone.
     """
     stage, dtype = config.stages[name], config.model.dtype
-    trained = checkpoint.load_result_weights(workdir, name)
+    trained = outcome.load_result_weights(workdir, name)
     vocabulary = run_tokenizer(config, workdir)
     if stage.objective == "language":
         return Pretrained(config.model.language, trained, tokenizer=lambda: vocabulary)
@@ -86,7 +86,7 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
     evaluation = table.read_text() if table.exists() else ""
     about = {"stage": name, "steps": stage.steps, "datasets": datasets, "evaluation": evaluation}
     inputs = json.loads((workdir / name / "inputs.json").read_text())
-    return about | {"weights": checkpoint.result_weights(workdir, name), "parts": inputs}
+    return about | {"weights": outcome.result_weights(workdir, name), "parts": inputs}
 
 
 def open_tokenizer(path: pathlib.Path, option: str) -> tokenizer.Tokenizer:
@@ -148,7 +148,7 @@ def check_folders(place: str, stage: StageConfig, config: RunConfig) -> None:
 def _part(part: str, source: str, config: RunConfig, workdir: pathlib.Path) -> dict:
     """The weights of the language model or the vision encoder, whose folder ``check_folders`` has looked at."""
     if "/" not in source:
-        stored = checkpoint.load_result_weights(workdir, source)
+        stored = outcome.load_result_weights(workdir, source)
         return stored["vision"] if part == "vision" else stored
     found = load.find(pathlib.Path(source))
     weights = found.place(folder.spread(found.weights, jax.devices())) if found.orbax else found.weights

@@ -16,7 +16,7 @@ import pytest
 import flamingo_jax
 from flamingo_jax import sources, train
 from flamingo_jax.convert import run as conversion
-from flamingo_jax.training import checkpoint, metrics
+from flamingo_jax.training import metrics, outcome
 
 ROOT = pathlib.Path(__file__).parents[1]
 BASE = f"--config={ROOT / 'configs' / 'base.py'}:quick"
@@ -84,7 +84,7 @@ def test_stored_weights_are_those_that_were_trained(finished):
     """Their name is their content's hash: what a later stage froze is bit for bit what an earlier one ended with."""
     for stage in ("language", "contrastive", "flamingo"):
         path = json.loads((finished / stage / "result.json").read_text())["weights"]
-        assert path == f"weights/{stage}-{checkpoint.content_hash(checkpoint.load_weights(finished, path))[:16]}"
+        assert path == f"weights/{stage}-{outcome.content_hash(outcome.load_weights(finished, path))[:16]}"
 
 
 def test_a_finished_run_is_a_model(finished, tmp_path):

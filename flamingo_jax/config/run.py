@@ -156,6 +156,8 @@ class StageConfig:
     parts: what a flamingo stage starts from, as {"language": SOURCE, "vision": SOURCE}: the name of a stage whose
     result it takes, or the folder of a public checkpoint (with a "/" in its name). A part that is not frozen may be
     left out and starts at random.
+    checkpoint_every_seconds: between checkpoints, of which the keep_latest newest are kept. keep_every_steps: updates;
+    those that it divides have a checkpoint that is kept for ever; 0 for none.
     profile: (first, last), the updates to trace, counted from 1; () for none. What is compiled is not traced, so it
     begins after the first update (in "round_robin", the first round).
 
@@ -171,6 +173,8 @@ class StageConfig:
     mixing: str = "accumulation"
     log_every: int = 20
     checkpoint_every_seconds: float = 60.0
+    keep_latest: int = 2
+    keep_every_steps: int = 0
     profile: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

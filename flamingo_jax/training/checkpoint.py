@@ -1,139 +1,264 @@
-"""What a run keeps: small training checkpoints (Orbax), finished weights stored once by content, stage results."""
+"""A stage's training checkpoints: small, whole or absent, written beside the loop, and checked when they are read.
+
+    DIR/ATTEMPT/STEP    one checkpoint (Orbax): weights, optimizer state, step; what streams need; checksums of it all
+    DIR/ATTEMPT/from    the step that this attempt at the stage went on from
+
+Every start of a stage is an attempt with a folder of its own. What a process of an older attempt still writes, when its
+machine comes back or was only thought to be gone, is therefore never among what a newer one has written.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import hashlib
-import json
+import dataclasses
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.data.file import write_whole
-from flamingo_jax.training import hosts
+from flamingo_jax.training import fingerprint, hosts, sharding
+
+_FROM = "from"
 
 
-def make_checkpointer(directory: pathlib.Path) -> ocp.training.Checkpointer:
-    """Keeps the newest checkpoint of ``directory``; a save is complete or absent."""
-    return ocp.training.Checkpointer(
-        directory,
-        preservation_policy=ocp.training.preservation_policies.LatestN(1),
-        cleanup_tmp_directories=True,  # what a killed process left behind
-    )
+class Checkpoints:
+    """The checkpoints of one attempt at a stage; those of the attempts before are read, and go when it has its own."""
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        say: Callable[[str], None] = print,
+        *,
+        latest: int = 2,
+        every: int = 0,
+        patience: float = 600.0,
+    ):
+        """To be called by all processes.
+
+        Args:
+            directory: of the stage's checkpoints.
+            say: takes lines for the run's owner.
+            latest: so many of the newest are kept.
+            every: those of steps that it divides are kept for ever; 0 for none.
+            patience: seconds for which saves may fail before ``check`` raises.
+        """
+        self._directory, self._say, self._latest, self._every = directory, say, latest, every
+        self._patience, self._failing_since, self._failure = patience, 0.0, ""
+        self._snapshot: Callable | None = None
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        older = [(str(found.path.relative_to(directory)), found.step) for found in find(directory)]
+        self._older = [Found(directory / path, step) for path, step in hosts.agree(older)]  # a network's disk may lag
+        attempt = 0
+        if hosts.is_first():
+            attempt = 1 + max((int(path.name) for path in _numbered(directory)), default=0)
+            with writing(directory):
+                (directory / str(attempt)).mkdir(parents=True)
+            for left in directory.glob("*/*.orbax-checkpoint-tmp*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = directory / str(hosts.agree(attempt))
+        self._own: list[Found] = []
+
+    def restore(self, abstract: dict) -> tuple[dict, dict] | None:
+        """The newest state that is whole, onto ``abstract``'s shardings, and what was saved of the streams; None where
+        nothing was ever saved. Damaged ones are passed over, which is said.
+
+        Raises ValueError when a checkpoint is of another model, with a list, or all are damaged.
+        """
+        for found in self._older:
+            state, streams, wrong = _load(found, abstract)
+            if wrong:
+                hosts.call(f"damaged {found.name}")
+            hosts.wait(f"{found.name} read")
+            if not (wrong or hosts.called(f"damaged {found.name}")):
+                if hosts.is_first():
+                    write_whole(self.folder / _FROM, str(found.step))
+                return state, streams
+            self._say(f"the checkpoint of step {found.step} is damaged and passed over ({wrong or 'elsewhere'})")
+        if self._older:
+            raise ValueError(
+                f"None of the checkpoints in {self._directory} can be read; delete that folder to start the stage anew."
+            )
+        return None
+
+    def save(self, step: int, state: dict, streams: Mapping[str, object]) -> None:
+        """Saves a copy of the state, beside whatever comes next, and what the streams need to go on (as JSON has it),
+        as one atomic unit. Waits for the save before it, if that is not through. Nothing is raised for what fails."""
+        self.wait()
+        if self._snapshot is None:
+            self._snapshot = _make_snapshot(state)
+        self._pending = self._writer.submit(self._write, step, *sharding.settled(self._snapshot(state)), dict(streams))
+
+    def wait(self) -> bool:
+        """Returns when nothing is being written; whether the last save succeeded."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+        return not self._failure
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self._pending is not None and not self._pending.done()
+
+    def check(self) -> None:
+        """Raises OSError when saves have failed for longer than ``patience``."""
+        if self._failure and time.monotonic() - self._failing_since > self._patience:
+            raise OSError(f"No checkpoint could be written for {self._patience:,.0f} s. {self._failure}")
+
+    def close(self) -> None:
+        """Returns when nothing is being written any more."""
+        self.wait()
+        self._writer.shutdown()
+
+    def _write(self, step: int, state: dict, sums: dict[str, jax.Array], streams: dict) -> None:
+        """In the writer's thread."""
+        found = Found(self.folder / str(step), step)
+        try:
+            sums = {name: int(value) for name, value in jax.device_get(sums).items()}
+            with writing(self.folder):
+                if found.path.exists():  # of a save that failed when all but the others' word was there
+                    shutil.rmtree(found.path)
+                ocp.save(found.path, state, custom_metadata={"streams": streams, "sums": sums})
+        except Exception as error:  # the step goes on; check() says when it may not any longer
+            self._failing_since = self._failing_since if self._failure else time.monotonic()
+            self._failure = str(error)
+            self._say(f"step {step} could not be saved, and training goes on: {error}")
+            return
+        self._failure = ""
+        self._own.append(found)
+        if hosts.is_first():
+            self._prune()
+
+    def _prune(self) -> None:
+        everything = [*reversed(self._own), *self._older]
+        kept = everything[: self._latest] + [found for found in everything if _is_kept(found.step, self._every)]
+        _delete(found for found in everything if found not in kept)
+        self._own = [found for found in self._own if found in kept]
+        self._older = [found for found in self._older if found in kept]
 
 
-def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict, streams: Mapping[str, object]) -> None:
-    """Saves the training state, and what the streams need to go on (as JSON has it), as one atomic unit."""
-    with _writing(checkpoints.directory):
-        checkpoints.save(step, {"train": state}, custom_metadata={"streams": dict(streams)}, force=True)
+def discard(directory: pathlib.Path, every: int = 0) -> None:
+    """Frees what a finished stage needs no more: all but what is kept for ever."""
+    kept = {found.path.parent for found in find(directory) if _is_kept(found.step, every)}
+    for attempt in _numbered(directory):
+        if attempt not in kept:
+            shutil.rmtree(attempt, ignore_errors=True)
+    _delete(found for found in find(directory) if not _is_kept(found.step, every))
+    with contextlib.suppress(OSError):  # it is not empty then, or not there
+        directory.rmdir()
 
 
-def close(checkpoints: ocp.training.Checkpointer) -> None:
-    """Waits for what is still being written, and frees the checkpointer."""
-    with _writing(checkpoints.directory):
-        checkpoints.close()
+def _is_kept(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
 
 
-def restore(checkpoints: ocp.training.Checkpointer, abstract: dict) -> tuple[dict, dict]:
-    """Reads the newest checkpoint: the state, onto ``abstract``'s shardings, and what was saved of the streams.
+def _delete(checkpoints: Iterable[Found]) -> None:
+    for found in checkpoints:
+        shutil.rmtree(found.path, ignore_errors=True)
 
-    Raises ValueError when the checkpoint is damaged, or belongs to another model or an older version.
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A checkpoint on the disk."""
+
+    path: pathlib.Path
+    step: int
+
+    @property
+    def name(self) -> str:
+        """Stage, attempt and step, the same on every host."""
+        return "/".join(self.path.parts[-4:])
+
+
+def find(directory: pathlib.Path) -> list[Found]:
+    """All complete checkpoints, from the newest attempt's newest on. What an attempt has written beyond the step from
+    which a later one went on is not among them.
+
+    Raises ValueError when they are of an older version of this package.
+    """
+    found, limit = [], float("inf")
+    for attempt in sorted(_numbered(directory), key=lambda path: -int(path.name)):
+        if (attempt / "_CHECKPOINT_METADATA").exists():
+            raise ValueError(f"{attempt} was written by an older version; delete {directory} to start the stage anew.")
+        steps = sorted((int(path.name) for path in _numbered(attempt)), reverse=True)
+        found += [Found(attempt / str(step), step) for step in steps if step <= limit]
+        if (attempt / _FROM).exists():
+            limit = min(limit, int((attempt / _FROM).read_text()))
+    return found
+
+
+def _numbered(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    if folder.exists():
+        yield from (path for path in folder.iterdir() if path.name.isdecimal())
+
+
+def _make_snapshot(state: dict) -> Callable:
+    """state -> (a copy of it, its checksums), both on the devices: the next update overwrites the state."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    mesh = jax.tree.leaves(places)[0].mesh
+
+    def copy(state):
+        return jax.tree.map(jnp.copy, state), fingerprint.of(state)
+
+    return jax.jit(copy, out_shardings=(places, sharding.replicated(mesh)))
+
+
+def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
+    """(the state, what was saved of the streams, what is wrong with them or "").
+
+    Raises ValueError when it is whole, but of another model.
     """
     try:
-        loaded = checkpoints.load(checkpoints.latest, {"train": abstract})
-        saved = checkpoints.metadata(checkpoints.latest).custom_metadata["streams"]
-        streams = {name: dict(stream) for name, stream in saved.items()}  # an older version has a number each
+        metadata = ocp.metadata(found.path)
+        _check_same(found, metadata.metadata, abstract)
+        streams, sums = metadata.custom_metadata["streams"], metadata.custom_metadata["sums"]
+        state = ocp.load(found.path, abstract)
+        everywhere = sharding.replicated(jax.tree.leaves(abstract)[0].sharding.mesh)
+        read = jax.device_get(jax.jit(fingerprint.of, out_shardings=everywhere)(state))
+    except OtherModelError:
+        raise
     except Exception as error:  # the library raises many kinds, with the whole tree in the message
-        raise ValueError(
-            f"The checkpoint of step {checkpoints.latest.step} in {checkpoints.directory} does not fit this config's "
-            f"model, is of an older version, or damaged ({type(error).__name__}); delete that folder to start the "
-            "stage anew."
-        ) from error
-    return loaded["train"], streams
+        return {}, {}, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+    wrong = [name for name, value in read.items() if int(value) != sums.get(name)]
+    return state, streams, f"checksums differ: {', '.join(wrong)}"[:300] if wrong else ""
 
 
-def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
-    """Writes a tree of weights once, under its content's hash. Returns its path relative to ``workdir``."""
-    weights = jax.tree.map(hosts.gather, weights)  # stored without the mesh that they were trained on
-    relative = f"weights/{name}-{content_hash(weights)[:16]}"
-    target = workdir / relative
-    if not hosts.agree(target.exists()):
-        with _writing(target):
-            ocp.save(target, weights)
-    return relative
+class OtherModelError(ValueError):
+    """A checkpoint's arrays are not those of the model."""
 
 
-def load_weights(workdir: pathlib.Path, relative: str, abstract: dict | None = None) -> dict:
-    """Reads what ``store_weights`` wrote, onto the shardings of ``abstract`` or, without it, as it was.
-
-    Raises ValueError when the folder is absent.
-    """
-    source = workdir / relative
-    if not source.exists():
-        raise ValueError(
-            f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it."
+def _check_same(found: Found, stored: object, abstract: dict) -> None:
+    """Raises OtherModelError, which lists what is in one alone or has another shape."""
+    have, want = _shapes(stored), _shapes(abstract)
+    wrong = [
+        f"{name}: the model has {want.get(name, 'nothing')}, the checkpoint {have.get(name, 'nothing')}"
+        for name in sorted(have.keys() | want.keys())
+        if have.get(name) != want.get(name)
+    ]
+    if wrong:
+        raise OtherModelError(
+            f"The checkpoint {found.path} is of another model; delete that folder to start the stage anew:\n  "
+            + "\n  ".join(wrong)
         )
-    return ocp.load(source, abstract)
 
 
-def content_hash(weights: dict) -> str:
-    """SHA-256 over every leaf's path, type, shape and bytes, in sorted order."""
-    digest = hashlib.sha256()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
-    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
-        value = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
-
-
-def write_result(directory: pathlib.Path, result: dict) -> None:
-    """Marks a stage as complete: ``result.json`` appears whole or not at all."""
-    write_whole(directory / "result.json", json.dumps(result, indent=2, sort_keys=True))
-
-
-def read_result(directory: pathlib.Path) -> dict | None:
-    """A complete stage's result, or None when the stage has not completed."""
-    path = directory / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def claim(directory: pathlib.Path, inputs: Mapping[str, str]) -> bool:
-    """Prepares a stage's folder, and empties it when it was made from other ``inputs`` (names of weights).
-
-    Returns whether it had to be emptied.
-    """
-    path, text = directory / "inputs.json", json.dumps(inputs, indent=2, sort_keys=True)
-    other = path.exists() and path.read_text() != text
-    if other:
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_whole(path, text)
-    return other
-
-
-def result_weights(workdir: pathlib.Path, stage: str) -> str:
-    """The name of the weights that stage ``stage`` of this run ended with. Raises ValueError when it has not."""
-    result = read_result(workdir / stage)
-    if result is None:
-        raise ValueError(f"Stage {stage!r} has no result in {workdir}; it must come earlier in config.order.")
-    return result["weights"]
-
-
-def load_result_weights(workdir: pathlib.Path, stage: str) -> dict:
-    """The weights that stage ``stage`` of this run ended with. Raises ValueError when it has not completed."""
-    return load_weights(workdir, result_weights(workdir, stage))
+def _shapes(tree: object) -> dict[str, tuple[int, ...]]:
+    """{path: shape}, whether a node is a tuple with names or, as it is read back, a dict of them."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    return {"/".join(re.findall(r"\w+", jax.tree_util.keystr(path))): tuple(leaf.shape) for path, leaf in leaves}
 
 
 @contextlib.contextmanager
-def _writing(path: os.PathLike):
+def writing(path: os.PathLike) -> Iterator[None]:
     """Turns whatever the checkpoint library raises while it writes into an OSError that names the path."""
     try:
         yield
@@ -141,8 +266,3 @@ def _writing(path: os.PathLike):
         code = re.search(r"os_error_code='(\d+)'", str(error))
         reason = os.strerror(int(code[1])) if code else next(iter(str(error).splitlines()), type(error).__name__)[:300]
         raise OSError(f"Cannot write {path}: {reason}.") from error
-
-
-def discard_checkpoints(directory: pathlib.Path) -> None:
-    """Frees a finished stage's training checkpoints; its weights are stored by then."""
-    shutil.rmtree(directory, ignore_errors=True)

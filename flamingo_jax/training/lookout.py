@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,11 +29,27 @@ class Lookout:
     """
 
     def __init__(
-        self, every: float, start: int, round_length: int, steps: int, clock: Callable[[], float] = time.monotonic
+        self,
+        every: float,
+        start: int,
+        round_length: int,
+        steps: int,
+        *,
+        at: int = 0,
+        busy: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        """every: seconds between saves. start: the step that the stage goes on from. round_length: updates; only at
-        its multiples, and before the last round, is anything due. steps: of the stage."""
-        self._every, self._round, self._clock = every, round_length, clock
+        """Args:
+
+        every: seconds between saves.
+        start: the step that the stage goes on from.
+        round_length: updates; only at its multiples, and before the last round, is anything due.
+        steps: of the stage.
+        at: steps that it divides are saved whatever the time; 0 for none.
+        busy: whether a save is at work, which another one does not hurry.
+        """
+        self._every, self._round, self._busy, self._clock = every, round_length, busy, clock
+        self._at = math.lcm(at, round_length) if at else steps
         self._last = steps - round_length  # what is saved later is trained no further
         self._next = -(-(start + 1) // round_length) * round_length
         self._saved = clock()
@@ -50,7 +67,7 @@ class Lookout:
     def _decide(self, step: int) -> tuple[bool, bool, int]:
         now = self._clock()
         stop = ending.asked() or bool(hosts.called("stop"))
-        save = stop or now - self._saved > self._every
+        save = stop or step % self._at == 0 or (now - self._saved > self._every and not self._busy())
         if save:
             self._saved = now
         if jax.process_count() > 1:
@@ -58,4 +75,4 @@ class Lookout:
             rounds = min(steps, 2 * self._interval) // self._round  # carefully: the first steps are slow, or fast
             self._interval = max(1, int(rounds)) * self._round
         self._looked, self._looked_at = step, now
-        return save, stop, step + self._interval
+        return save, stop, min(step + self._interval, step - step % self._at + self._at)

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.models.int8 import is_int8
-from flamingo_jax.training import checkpoint, compiler, ending, hosts, sharding
+from flamingo_jax.training import compiler, ending, hosts, sharding
 from flamingo_jax.training import state as shapes
+from flamingo_jax.training.checkpoint import Checkpoints
 from flamingo_jax.training.lookout import Lookout
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
@@ -73,8 +74,10 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         say(f"{stage.name}: {line}")
 
     with contextlib.ExitStack() as stack:
-        checkpoints = checkpoint.make_checkpointer(stage.directory / "checkpoints")
-        stack.callback(checkpoint.close, checkpoints)
+        checkpoints = Checkpoints(
+            stage.directory / "checkpoints", tell, latest=config.keep_latest, every=config.keep_every_steps
+        )
+        stack.callback(checkpoints.close)
         for stream in stage.streams.values():
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))
@@ -92,7 +95,14 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         names = tuple(lambdas)
         round_length = len(names) // len(turn(config.mixing, names, 0))
         every = -(-config.log_every // round_length) * round_length
-        lookout = Lookout(config.checkpoint_every_seconds, start, round_length, config.steps)
+        lookout = Lookout(
+            config.checkpoint_every_seconds,
+            start,
+            round_length,
+            config.steps,
+            at=config.keep_every_steps,
+            busy=lambda: checkpoints.busy,
+        )
         work = _work_per_step(stage, round_length)
         speed = Speed(stage.mesh, work, stage.flops / round_length, first=start + round_length + 1)
         profile = Profile(stage.directory / "profile", config.profile, start + round_length, tell)
@@ -120,7 +130,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             profile.before(step + 1, state)
             with jax.profiler.StepTraceAnnotation(stage.name, step_num=step + 1):
-                state, new = step_fn(state, stage.frozen, batches)
+                state, new = sharding.settled(step_fn(state, stage.frozen, batches))
             profile.after(step + 1, state)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
             report(step, metrics)
@@ -131,26 +141,32 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 report(step + 1, metrics)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
-                checkpoint.save(checkpoints, step + 1, state, seen.state())
+                checkpoints.save(step + 1, state, seen.state())
+                checkpoints.check()
             if due.stop:
-                hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
-                raise ending.Ended(
-                    ending.PREEMPTED,
-                    f"SIGTERM: {stage.name} is saved at step {step + 1} of {config.steps}; the same command goes on.",
-                )
+                _stop(stage, checkpoints, step + 1)
         final = report(config.steps, metrics, log_every=1)
     for line in [*seen.report(), progress.summary()]:
         tell(line)
     return state["params"], final
 
 
-def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints, seen: Seen, tell) -> dict:
+def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
+    """Ends the program after SIGTERM."""
+    at = f"step {step} of {stage.config.steps}"
+    said = f"is saved at {at}" if checkpoints.wait() else f"could not be saved at {at}, and falls back to an older one"
+    hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
+    raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
+
+
+def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, seen: Seen, tell) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
-    if checkpoints.latest is None:
+    restored = checkpoints.restore(abstract)
+    if restored is None:
         return _initialise(stage, optimizer, abstract, example)
-    state, streams = checkpoint.restore(checkpoints, abstract)
+    state, streams = restored
     seen.restore(streams, tell)
     tell(f"continuing at step {int(state['step'])} of {stage.config.steps}")
     return state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -200,6 +201,14 @@ def after(batch: dict[str, jax.Array], done: dict) -> tuple[dict[str, jax.Array]
         never = sum(leaf.sum() for leaf in jax.tree.leaves(done)) == jnp.finfo(jnp.float32).min
         batch = {key: jnp.where(never, jnp.ones_like(leaf), leaf) for key, leaf in batch.items()}
     return batch, done
+
+
+def settled(tree: Any) -> Any:
+    """``tree``, of several processes on CPUs once it is computed: what is computed there before it is through must wait
+    for threads that its own sums occupy, and with few cores none is left."""
+    if jax.process_count() > 1 and jax.tree.leaves(tree)[0].sharding.mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready(tree)
+    return tree
 
 
 def batch_ways(mesh: Mesh) -> int:

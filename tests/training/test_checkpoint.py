@@ -1,48 +1,223 @@
-"""What stays on disk, and what is said, when a checkpoint cannot be written."""
+"""Training checkpoints: which are kept, which are found, and what is said of damaged ones and of full disks."""
 
+import json
+import pathlib
 import resource
+import threading
 
+import chex
+import jax
 import numpy as np
+import optax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
-from flamingo_jax.training import checkpoint
+from flamingo_jax.config import MeshConfig
+from flamingo_jax.training import sharding
+from flamingo_jax.training.checkpoint import Checkpoints, discard, find
 
-WEIGHTS = {"a": np.random.default_rng(0).standard_normal((400, 400)).astype(np.float32)}
+RNG = np.random.default_rng(0)
+PARAMS = {"decoder": {"kernel": RNG.standard_normal((64, 512)).astype(np.float32)}, "gate": np.ones(8, np.float32)}
+OPTIMIZER = optax.adamw(1e-3)
+
+
+def state(step, mesh=(1, 1, 1), params=PARAMS):
+    """On the mesh, with another value at every step."""
+    mesh = sharding.make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
+
+    def put(leaf):
+        leaf = np.asarray(leaf)
+        spec = jax.P("fsdp", "tensor") if leaf.ndim == 2 else jax.P()
+        return jax.device_put(leaf, jax.NamedSharding(mesh, spec))
+
+    params = jax.tree.map(lambda leaf: leaf + np.float32(step), params)
+    return jax.tree.map(put, {"params": params, "opt_state": OPTIMIZER.init(params), "step": np.int32(step)})
+
+
+def abstract(*args, **kwargs):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0, *args, **kwargs)
+    )
+
+
+def write(directory, *steps, **options):
+    """One attempt that saves these steps."""
+    checkpoints = Checkpoints(directory, **options)
+    for step in steps:
+        checkpoints.save(step, state(step), {"m3w": {"position": 10 * step}})
+    checkpoints.close()
+    return checkpoints
+
+
+def steps(directory):
+    return [f"{found.path.parent.name}/{found.step}" for found in find(directory)]
+
+
+def damage(path, how="flip"):
+    """Breaks the largest of a checkpoint's files."""
+    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 16
+    file.write_bytes(data[: len(data) // 2] if how == "cut" else data)
 
 
 @pytest.fixture
 def small_files():
     """No file may grow beyond 64 KiB, as on a disk that is full."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    def limit(bytes_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_ or old[0], old[1]))
+
+    yield limit
+    limit(None)
 
 
-def test_weights_that_do_not_fit_leave_nothing_that_looks_whole(tmp_path, small_files):
-    with pytest.raises(OSError, match=rf"Cannot write {tmp_path}/weights/x-[0-9a-f]+: File too large\.$"):
-        checkpoint.store_weights(tmp_path, "x", WEIGHTS)
-    assert not [path for path in (tmp_path / "weights").iterdir() if "tmp" not in path.name]
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_the_newest_comes_back_on_any_mesh(tmp_path, mesh):
+    write(tmp_path, 3, 4, 5)
+    restored, streams = Checkpoints(tmp_path).restore(abstract(mesh))
+    chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(state(5)))
+    assert streams == {"m3w": {"position": 50}}
+    assert restored["params"]["decoder"]["kernel"].sharding == abstract(mesh)["params"]["decoder"]["kernel"].sharding
 
 
-def test_a_checkpoint_that_does_not_fit_is_named_and_not_found_again(tmp_path, small_files):
-    checkpoints = checkpoint.make_checkpointer(tmp_path)
-    with pytest.raises(OSError, match=rf"Cannot write {tmp_path}: File too large\.$"):
-        checkpoint.save(checkpoints, 1, WEIGHTS, {})
-    with pytest.raises(OSError, match=rf"Cannot write {tmp_path}: "):
-        checkpoint.close(checkpoints)
-    assert checkpoint.make_checkpointer(tmp_path).latest is None
+def test_nothing_is_restored_where_nothing_was_saved(tmp_path):
+    assert Checkpoints(tmp_path).restore(abstract()) is None
 
 
-def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
-    checkpoints = checkpoint.make_checkpointer(tmp_path)
-    checkpoint.save(checkpoints, 1, WEIGHTS, {"m3w": 800})
-    with pytest.raises(ValueError, match=r"step 1 in .* is of an older version.* delete that folder"):
-        checkpoint.restore(checkpoints, WEIGHTS)
-    checkpoint.close(checkpoints)
+def test_what_is_saved_is_the_state_when_it_was_asked_for(tmp_path):
+    """The next update overwrites the arrays that are being written."""
+    checkpoints, current = Checkpoints(tmp_path), state(1)
+    move = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    checkpoints.save(1, current, {})
+    for _ in range(3):
+        current = move(current)
+    checkpoints.close()
+    restored, _ = Checkpoints(tmp_path).restore(abstract())
+    chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(state(1)))
 
 
-def test_weights_stored_twice_are_stored_once(tmp_path):
-    first, second = (checkpoint.store_weights(tmp_path, "x", WEIGHTS) for _ in range(2))
-    assert first == second and len(list((tmp_path / "weights").iterdir())) == 1
-    np.testing.assert_array_equal(checkpoint.load_weights(tmp_path, first)["a"], WEIGHTS["a"])
+def test_the_newest_and_every_tenth_are_kept(tmp_path):
+    write(tmp_path, 8, 9, 10, 11, latest=2, every=10)
+    assert steps(tmp_path) == ["1/11", "1/10"]
+    write(tmp_path, 12, 20, 21, latest=2, every=10)
+    assert steps(tmp_path) == ["2/21", "2/20", "1/10"]
+    discard(tmp_path, every=10)
+    assert steps(tmp_path) == ["2/20", "1/10"]
+    discard(tmp_path)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_a_damaged_one_is_passed_over_and_said(tmp_path, how):
+    write(tmp_path, 3, 4)
+    damage(tmp_path / "1" / "4", how)
+    said = []
+    restored, _ = Checkpoints(tmp_path, said.append).restore(abstract())
+    assert int(restored["step"]) == 3
+    assert len(said) == 1 and said[0].startswith("the checkpoint of step 4 is damaged and passed over (")
+
+
+def test_a_bit_that_flips_before_it_is_written_shows(tmp_path):
+    """What the library itself cannot see: its own checksums are of what it got."""
+    write(tmp_path, 3, 4)
+    path = tmp_path / "1" / "4"
+    metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text())
+    metadata["custom_metadata"]["sums"]["params/decoder/kernel"] ^= 1
+    (path / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata))
+    said = []
+    restored, _ = Checkpoints(tmp_path, said.append).restore(abstract())
+    assert int(restored["step"]) == 3 and "checksums differ: params/decoder/kernel" in said[0]
+
+
+def test_where_all_are_damaged_nothing_starts_over(tmp_path):
+    write(tmp_path, 3, 4)
+    for step in ("3", "4"):
+        damage(tmp_path / "1" / step, "cut")
+    with pytest.raises(ValueError, match=rf"None of the checkpoints in {tmp_path} can be read; delete that folder"):
+        Checkpoints(tmp_path).restore(abstract())
+
+
+def test_another_model_is_refused_with_a_list(tmp_path):
+    write(tmp_path, 3)
+    other = {"decoder": {"kernel": np.zeros((64, 256), np.float32)}, "scale": np.ones(8, np.float32)}
+    with pytest.raises(ValueError) as error:
+        Checkpoints(tmp_path).restore(abstract(params=other))
+    said = str(error.value)
+    assert f"The checkpoint {tmp_path}/1/3 is of another model" in said
+    assert "params/decoder/kernel: the model has (64, 256), the checkpoint (64, 512)" in said
+    assert "params/gate: the model has nothing, the checkpoint (8,)" in said
+    assert "params/scale: the model has (8,), the checkpoint nothing" in said
+
+
+def test_an_older_version_is_refused(tmp_path):
+    ocp.save(tmp_path / "12", state(12))
+    with pytest.raises(ValueError, match="12 was written by an older version; delete .* to start the stage anew"):
+        Checkpoints(tmp_path)
+
+
+def test_what_an_older_attempt_still_writes_is_not_found(tmp_path):
+    """It was thought to be gone, and a newer one went on from step 4."""
+    stale = Checkpoints(tmp_path)
+    stale.save(4, state(4), {})
+    stale.wait()
+    newer = Checkpoints(tmp_path)
+    assert int(newer.restore(abstract())[0]["step"]) == 4
+    stale.save(9, state(9), {})
+    stale.close()
+    assert steps(tmp_path) == ["1/4"]
+    newer.save(5, state(5), {})
+    newer.close()
+    assert steps(tmp_path) == ["2/5", "1/4"]
+    assert int(Checkpoints(tmp_path).restore(abstract())[0]["step"]) == 5
+
+
+def test_what_a_killed_process_left_is_cleaned_away(tmp_path):
+    write(tmp_path, 3)
+    (tmp_path / "1" / "4.orbax-checkpoint-tmp").mkdir()
+    Checkpoints(tmp_path)
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["3"]
+
+
+def test_a_full_disk_is_the_saves_error_until_it_lasts(tmp_path, small_files):
+    said = []
+    checkpoints = Checkpoints(tmp_path, said.append, patience=0.0)
+    checkpoints.save(1, state(1), {})
+    assert checkpoints.wait()
+    small_files(64 * 1024)
+    checkpoints.save(2, state(2), {})
+    assert not checkpoints.wait()
+    small_files(None)
+    assert said == [
+        f"step 2 could not be saved, and training goes on: Cannot write {checkpoints.folder}: File too large."
+    ]
+    with pytest.raises(OSError, match=r"No checkpoint could be written for 0 s\. Cannot write .*: File too large"):
+        checkpoints.check()
+    assert steps(tmp_path) == ["1/1"]  # what failed is not taken for good
+    checkpoints.save(2, state(2), {})
+    assert checkpoints.wait()
+    checkpoints.check()
+    assert steps(tmp_path) == ["1/2", "1/1"]
+    checkpoints.close()
+
+
+def test_a_save_does_not_hold_the_loop_up(tmp_path, monkeypatch):
+    """It is given to a thread, which the next save waits for, and nobody else."""
+    go, saved = threading.Event(), ocp.save
+    monkeypatch.setattr(ocp, "save", lambda *args, **kwargs: go.wait(20) and saved(*args, **kwargs))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1), {})
+    assert checkpoints.busy and not steps(tmp_path)
+    go.set()
+    checkpoints.save(2, state(2), {})
+    checkpoints.close()
+    assert steps(tmp_path) == ["1/2", "1/1"] and not checkpoints.busy
+
+
+def test_it_holds_trainable_weights_and_nothing_else(tmp_path):
+    """Three times their size, moments with them, and no frozen byte."""
+    write(tmp_path, 1)
+    size = sum(path.stat().st_size for path in pathlib.Path(tmp_path / "1" / "1").rglob("*") if path.is_file())
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(PARAMS))
+    assert size < 3 * weights + 64 * 1024

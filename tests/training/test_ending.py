@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
+import stage as script
 from processes import environment, free_address
 
-import stage as script
 from flamingo_jax.training import ending, metrics
 
 

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
-from flamingo_jax.training import checkpoint, loop, metrics, microbatch, objective, sharding
+from flamingo_jax.training import loop, metrics, microbatch, objective, outcome, sharding
 from flamingo_jax.training.step import make_step
 
 
@@ -53,14 +53,15 @@ class Numbers:
         pass
 
 
-def stage(model_config, directory, stream, mesh, steps=6, every=1e9):
+def stage(model_config, directory, stream, mesh, steps=6, saved=False):
     config = StageConfig(
         objective="language",
         steps=steps,
         mixture={"text": MixConfig(8)},
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup=2),
         log_every=1,
-        checkpoint_every_seconds=every,
+        checkpoint_every_seconds=1e9,
+        keep_every_steps=int(saved),
     )
     return loop.Stage(
         name="language",
@@ -86,7 +87,7 @@ def test_interrupted_equals_undisturbed(model_config, tmp_path, mesh):
 
     whole, last = loop.train(one("whole", Numbers()))
     with pytest.raises(Killed):
-        loop.train(one("cut", Numbers(last=4), every=0.0))
+        loop.train(one("cut", Numbers(last=4), saved=True))
     said = []
     parts, again = loop.train(one("cut", Numbers()), said.append)
     assert said[:2] == ["language: continuing at step 4 of 6", "language: text: 48 documents (2.40 epochs), 576 tokens"]
@@ -112,7 +113,7 @@ def test_an_interrupted_round_robin_keeps_its_turns_and_its_log(model_config, tm
 
     def in_turn(directory, last=None):
         streams = {"a": Numbers(last), "b": Numbers()}
-        plain = stage(model_config, tmp_path / directory, None, mesh, steps=7, every=0.0)
+        plain = stage(model_config, tmp_path / directory, None, mesh, steps=7, saved=True)
         mixture = {"a": MixConfig(8), "b": MixConfig(8, weight=0.2)}
         config = dataclasses.replace(plain.config, mixture=mixture, mixing="round_robin")
         examples = dict.fromkeys(streams, plain.examples["text"])
@@ -146,7 +147,7 @@ def test_a_run_goes_on_with_another_mixture(model_config, tmp_path):
             return super().__next__()
 
     def mixed(streams, **mixture):
-        plain = stage(model_config, tmp_path, None, mesh, every=0.0)
+        plain = stage(model_config, tmp_path, None, mesh, saved=True)
         config = dataclasses.replace(plain.config, mixture=mixture)
         examples = dict.fromkeys(streams, plain.examples["text"])
         return dataclasses.replace(plain, config=config, examples=examples, streams=streams)
@@ -207,7 +208,7 @@ def test_a_mixtures_microbatches_are_those_of_its_steps(model_config, tmp_path, 
     mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
     def cut(directory, pieces, last=None):
-        plain = stage(model_config, tmp_path / directory, Numbers(last), mesh, steps=3, every=0.0)
+        plain = stage(model_config, tmp_path / directory, Numbers(last), mesh, steps=3, saved=True)
         return dataclasses.replace(
             plain, config=dataclasses.replace(plain.config, mixture={"text": MixConfig(8, microbatches=pieces)})
         )
@@ -225,7 +226,7 @@ def test_a_mixtures_microbatches_are_those_of_its_steps(model_config, tmp_path, 
 def test_a_checkpoint_continues_on_another_mesh(model_config, tmp_path):
     with pytest.raises(Killed):
         mesh = sharding.make_mesh(MeshConfig(8, 1, 1))
-        loop.train(stage(model_config, tmp_path, Numbers(last=3), mesh, every=0.0))
+        loop.train(stage(model_config, tmp_path, Numbers(last=3), mesh, saved=True))
     mesh = sharding.make_mesh(MeshConfig(1, 4, 2))
     moved, _ = loop.train(stage(model_config, tmp_path, Numbers(), mesh), lambda _: None)
     straight, _ = loop.train(stage(model_config, tmp_path / "straight", Numbers(), mesh))
@@ -234,15 +235,15 @@ def test_a_checkpoint_continues_on_another_mesh(model_config, tmp_path):
 
 def test_weights_are_stored_once_by_content(tmp_path):
     weights = {"a": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}
-    first = checkpoint.store_weights(tmp_path, "vision", weights)
-    assert checkpoint.store_weights(tmp_path, "vision", weights) == first
-    assert checkpoint.store_weights(tmp_path, "vision", {"a": {"kernel": weights["a"]["kernel"] + 1}}) != first
-    chex.assert_trees_all_equal(checkpoint.load_weights(tmp_path, first), weights)
+    first = outcome.store_weights(tmp_path, "vision", weights)
+    assert outcome.store_weights(tmp_path, "vision", weights) == first
+    assert outcome.store_weights(tmp_path, "vision", {"a": {"kernel": weights["a"]["kernel"] + 1}}) != first
+    chex.assert_trees_all_equal(outcome.load_weights(tmp_path, first), weights)
 
 
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(ValueError, match="Stage 'language' has no result"):
-        checkpoint.load_result_weights(tmp_path, "language")
+        outcome.load_result_weights(tmp_path, "language")
 
 
 def test_frozen_weights_that_do_not_fit_are_listed(model_config, flamingo, tmp_path):
