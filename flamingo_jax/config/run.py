@@ -158,6 +158,7 @@ class StageConfig:
     left out and starts at random.
     checkpoint_every_seconds: between checkpoints, of which the keep_latest newest are kept. keep_every_steps: updates;
     those that it divides have a checkpoint that is kept for ever; 0 for none.
+    max_skipped: updates, of a thousand, that may have a loss or gradients that are not finite, and are then not made.
     profile: (first, last), the updates to trace, counted from 1; () for none. What is compiled is not traced, so it
     begins after the first update (in "round_robin", the first round).
 
@@ -175,6 +176,7 @@ class StageConfig:
     checkpoint_every_seconds: float = 60.0
     keep_latest: int = 2
     keep_every_steps: int = 0
+    max_skipped: int = 10
     profile: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -85,6 +85,11 @@ class Stream:
         """The shards with the most unreadable records that this host has met, one a line; "" for none."""
         return "\n".join(f"  {shard}: {count}" for shard, count in self._unreadable.most_common(10))
 
+    def records(self, state: int) -> list[tuple[str, int]]:
+        """(shard, number in it) of every document of the batch that begins at ``state``, of all hosts."""
+        batch = range(state, state + self._make.mix.batch_size)
+        return [self._make.source.locate(self._make.record(index)) for index in batch]
+
     def _open(self) -> grain.DatasetIterator:
         threads, workers = self._streams.threads, self._streams.workers
         room = max(1, _AHEAD_BYTES // self._make.batch_bytes)
@@ -188,7 +193,7 @@ class _MakeBatch:
         first = self._start + number * self.mix.batch_size + self._first
         rng = np.random.Generator(np.random.Philox(key=self._seed, counter=first * self._draws // 4))
         draws = rng.random((self._count, self._draws)).tolist()
-        records = [self._record(index) for index in range(first, first + self._count)]
+        records = [self.record(index) for index in range(first, first + self._count)]
         # All are read before the first picture is decoded: by turns, each would find its memory out of the cache.
         drawn = [self._draw(*one) for one in zip(records, draws, strict=True)]
         group = self._evened * self.mix.pack
@@ -208,7 +213,7 @@ class _MakeBatch:
                     at += length
         return batch
 
-    def _record(self, index: int) -> int:
+    def record(self, index: int) -> int:
         """The record at a global index: every epoch has all of them, each in an order of its own."""
         epoch, place = divmod(index, len(self.source))
         return index_shuffle(place, max_index=len(self.source) - 1, seed=(self._seed + epoch) % 2**32, rounds=4)

@@ -1,6 +1,6 @@
 """A stage's training checkpoints: small, whole or absent, written beside the loop, and checked when they are read.
 
-    DIR/ATTEMPT/STEP    one checkpoint (Orbax): weights, optimizer state, step; what streams need; checksums of it all
+    DIR/ATTEMPT/STEP    one checkpoint (Orbax): weights, optimizer state, step; notes, such as where streams stand; checksums
     DIR/ATTEMPT/from    the step that this attempt at the stage went on from
 
 Every start of a stage is an attempt with a folder of its own. What a process of an older attempt still writes, when its
@@ -68,20 +68,20 @@ class Checkpoints:
         self._own: list[Found] = []
 
     def restore(self, abstract: dict) -> tuple[dict, dict] | None:
-        """The newest state that is whole, onto ``abstract``'s shardings, and what was saved of the streams; None where
-        nothing was ever saved. Damaged ones are passed over, which is said.
+        """The newest state that is whole, onto ``abstract``'s shardings, and the notes beside it; None where nothing
+        was ever saved. Damaged ones are passed over, which is said.
 
         Raises ValueError when a checkpoint is of another model, with a list, or all are damaged.
         """
         for found in self._older:
-            state, streams, wrong = _load(found, abstract)
+            state, notes, wrong = _load(found, abstract)
             if wrong:
                 hosts.call(f"damaged {found.name}")
             hosts.wait(f"{found.name} read")
             if not (wrong or hosts.called(f"damaged {found.name}")):
                 if hosts.is_first():
                     write_whole(self.folder / _FROM, str(found.step))
-                return state, streams
+                return state, notes
             self._say(f"the checkpoint of step {found.step} is damaged and passed over ({wrong or 'elsewhere'})")
         if self._older:
             raise ValueError(
@@ -89,13 +89,13 @@ class Checkpoints:
             )
         return None
 
-    def save(self, step: int, state: dict, streams: Mapping[str, object]) -> None:
-        """Saves a copy of the state, beside whatever comes next, and what the streams need to go on (as JSON has it),
-        as one atomic unit. Waits for the save before it, if that is not through. Nothing is raised for what fails."""
+    def save(self, step: int, state: dict, notes: Mapping[str, object]) -> None:
+        """Saves a copy of the state, beside whatever comes next, and notes (as JSON has them), as one atomic unit.
+        Waits for the save before it, if that is not through. Nothing is raised for what fails."""
         self.wait()
         if self._snapshot is None:
             self._snapshot = _make_snapshot(state)
-        self._pending = self._writer.submit(self._write, step, *sharding.settled(self._snapshot(state)), dict(streams))
+        self._pending = self._writer.submit(self._write, step, *sharding.settled(self._snapshot(state)), dict(notes))
 
     def wait(self) -> bool:
         """Returns when nothing is being written; whether the last save succeeded."""
@@ -119,7 +119,7 @@ class Checkpoints:
         self.wait()
         self._writer.shutdown()
 
-    def _write(self, step: int, state: dict, sums: dict[str, jax.Array], streams: dict) -> None:
+    def _write(self, step: int, state: dict, sums: dict[str, jax.Array], notes: dict) -> None:
         """In the writer's thread."""
         found = Found(self.folder / str(step), step)
         try:
@@ -127,7 +127,7 @@ class Checkpoints:
             with writing(self.folder):
                 if found.path.exists():  # of a save that failed when all but the others' word was there
                     shutil.rmtree(found.path)
-                ocp.save(found.path, state, custom_metadata={"streams": streams, "sums": sums})
+                ocp.save(found.path, state, custom_metadata={"notes": notes, "sums": sums})
         except Exception as error:  # the step goes on; check() says when it may not any longer
             self._failing_since = self._failing_since if self._failure else time.monotonic()
             self._failure = str(error)
@@ -213,14 +213,14 @@ def _make_snapshot(state: dict) -> Callable:
 
 
 def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
-    """(the state, what was saved of the streams, what is wrong with them or "").
+    """(the state, the notes beside it, what is wrong with them or "").
 
     Raises ValueError when it is whole, but of another model.
     """
     try:
         metadata = ocp.metadata(found.path)
         _check_same(found, metadata.metadata, abstract)
-        streams, sums = metadata.custom_metadata["streams"], metadata.custom_metadata["sums"]
+        notes, sums = metadata.custom_metadata["notes"], metadata.custom_metadata["sums"]
         state = ocp.load(found.path, abstract)
         everywhere = sharding.replicated(jax.tree.leaves(abstract)[0].sharding.mesh)
         read = jax.device_get(jax.jit(fingerprint.of, out_shardings=everywhere)(state))
@@ -229,7 +229,7 @@ def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
     except Exception as error:  # the library raises many kinds, with the whole tree in the message
         return {}, {}, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
     wrong = [name for name, value in read.items() if int(value) != sums.get(name)]
-    return state, streams, f"checksums differ: {', '.join(wrong)}"[:300] if wrong else ""
+    return state, notes, f"checksums differ: {', '.join(wrong)}"[:300] if wrong else ""
 
 
 class OtherModelError(ValueError):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 PREEMPTED = 75  # what sysexits.h calls a temporary failure: the same command goes on
+DIVERGED = 65  # what it calls bad data: the same command would come to the same end
 
 _asked = threading.Event()
 

@@ -30,6 +30,7 @@ from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.optimizer import learning_rate, make_optimizer
 from flamingo_jax.training.profile import Profile
 from flamingo_jax.training.seen import Seen
+from flamingo_jax.training.skips import Skips
 from flamingo_jax.training.speed import Speed
 from flamingo_jax.training.step import make_step
 
@@ -82,7 +83,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))
         seen = Seen(stage.streams, config.mixture, stage.max_unreadable)
-        state = _start(stage, optimizer, checkpoints, seen, tell)
+        skips = Skips(stage.streams, config.max_skipped, tell)
+        state = _start(stage, optimizer, checkpoints, seen, skips, tell)
         start = int(state["step"])
         step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces)
         step_fn = compiler.jit(step, state, stage.mesh)
@@ -108,11 +110,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         profile = Profile(stage.directory / "profile", config.profile, start + round_length, tell)
         stack.callback(profile.close)
 
-        def report(step: int, metrics: dict, log_every: int = every) -> dict[str, float]:
-            """Counts and shows step ``step``'s metrics and, every ``log_every`` steps, writes them."""
+        def report(step: int, metrics: dict, starts: dict, log_every: int = every) -> dict[str, float]:
+            """Counts and shows step ``step``'s metrics and, every ``log_every`` steps, writes them. starts: where the
+            streams stood before it."""
             if not metrics:
                 return {}
-            values = seen.add(metrics)
+            values = skips.add(step, seen.add(metrics), starts)
             progress.update(step, values, **work, seconds_at_peak=speed.seconds_at_peak)
             speed.done(step)
             if step % log_every == 0:
@@ -120,9 +123,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             return values
 
         metrics: dict[str, jax.Array] = {}
+        starts: dict[str, int] = {}
         for step in range(start, config.steps):
             asked = time.monotonic()
-            batches = {name: next(stage.streams[name]) for name in turn(config.mixing, names, step)}
+            due_now = turn(config.mixing, names, step)
+            before, starts = starts, {name: stage.streams[name].get_state() for name in due_now}
+            batches = {name: next(stage.streams[name]) for name in due_now}
             lost = time.monotonic() - asked
             if state["step"].is_ready():  # else the devices were still at work, and lost nothing
                 progress.waited(lost)
@@ -133,19 +139,19 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 state, new = sharding.settled(step_fn(state, stage.frozen, batches))
             profile.after(step + 1, state)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
-            report(step, metrics)
+            report(step, metrics, before)
             # Asked for here and read with the rest: it is computed on a device, behind the update that is at work.
             metrics |= new | {"learning_rate": rate(step)}
             due = lookout.after(step + 1)
             if due.save:
-                report(step + 1, metrics)
+                report(step + 1, metrics, starts)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
-                checkpoints.save(step + 1, state, seen.state())
+                checkpoints.save(step + 1, state, {"streams": seen.state(), "skips": skips.state()})
                 checkpoints.check()
             if due.stop:
                 _stop(stage, checkpoints, step + 1)
-        final = report(config.steps, metrics, log_every=1)
+        final = report(config.steps, metrics, starts, log_every=1)
     for line in [*seen.report(), progress.summary()]:
         tell(line)
     return state["params"], final
@@ -159,15 +165,16 @@ def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
 
-def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, seen: Seen, tell) -> dict:
+def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, seen: Seen, skips: Skips, tell) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
     restored = checkpoints.restore(abstract)
     if restored is None:
         return _initialise(stage, optimizer, abstract, example)
-    state, streams = restored
-    seen.restore(streams, tell)
+    state, notes = restored
+    seen.restore(notes["streams"], tell)
+    skips.restore(notes["skips"])
     tell(f"continuing at step {int(state['step'])} of {stage.config.steps}")
     return state
 

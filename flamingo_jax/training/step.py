@@ -26,8 +26,9 @@ def make_step(
     state: {"params", "opt_state", "step"}. batches: {dataset: batch} of the datasets that take part in this update
     (``mixing.turn``), each with a weight in ``lambdas``; every set of them is a program of its own. Gradients exist for
     ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the parameters before
-    the update, ``loss/<dataset>`` among them (of pairs that are merged, ``loss/merged``) and
-    ``seen/<dataset>`` (``seen.count``).
+    the update, ``loss/<dataset>`` among them (of pairs that are merged, ``loss/merged``), ``seen/<dataset>``
+    (``seen.count``), and ``skipped``: 1 where a loss or the gradients' norm was not finite, and nothing but the number
+    of steps has changed.
 
     microbatches: into how many pieces a dataset's batch is cut, which are worked on one after the other; 1 for those
     that it does not name. They change nothing but memory and time.
@@ -49,8 +50,12 @@ def make_step(
             grads = jax.tree.map(lambda g, w=weights[name]: w * g, grads)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)
         updates, opt_state = optimizer.update(total, state["opt_state"], params)
-        metrics |= {"grad_norm": optax.global_norm(total), **objective.monitor(params)}
-        state = {"params": optax.apply_updates(params, updates), "opt_state": opt_state, "step": state["step"] + 1}
-        return state, metrics
+        norm = optax.global_norm(total)
+        losses = [value for name, value in metrics.items() if name.startswith("loss/")]
+        made = jnp.isfinite(jnp.stack([norm, *losses])).all()
+        after = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+        after = jax.tree.map(lambda new, old: jnp.where(made, new, old), after, {key: state[key] for key in after})
+        metrics |= {"grad_norm": norm, "skipped": 1 - made.astype(jnp.int32), **objective.monitor(params)}
+        return {**after, "step": state["step"] + 1}, metrics
 
     return step

@@ -44,7 +44,7 @@ def write(directory, *steps, **options):
     """One attempt that saves these steps."""
     checkpoints = Checkpoints(directory, **options)
     for step in steps:
-        checkpoints.save(step, state(step), {"m3w": {"position": 10 * step}})
+        checkpoints.save(step, state(step), {"at": 10 * step})
     checkpoints.close()
     return checkpoints
 
@@ -76,9 +76,9 @@ def small_files():
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)
 def test_the_newest_comes_back_on_any_mesh(tmp_path, mesh):
     write(tmp_path, 3, 4, 5)
-    restored, streams = Checkpoints(tmp_path).restore(abstract(mesh))
+    restored, notes = Checkpoints(tmp_path).restore(abstract(mesh))
     chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(state(5)))
-    assert streams == {"m3w": {"position": 50}}
+    assert notes == {"at": 50}
     assert restored["params"]["decoder"]["kernel"].sharding == abstract(mesh)["params"]["decoder"]["kernel"].sharding
 
 

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
-from flamingo_jax.training import loop, metrics, microbatch, objective, outcome, sharding
+from flamingo_jax.training import ending, loop, metrics, microbatch, objective, outcome, sharding
 from flamingo_jax.training.step import make_step
 
 
@@ -304,3 +304,36 @@ def test_a_part_that_is_not_frozen_starts_from_its_weights_and_trains(model_conf
     before, after = (tree["decoder"]["groups"]["language"]["blocks"] for tree in (given, params))
     moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
     assert all(0 < move < 5e-3 for move in jax.tree.leaves(moves))
+
+
+def test_an_update_that_is_not_finite_is_not_made(model_config, tmp_path):
+    """The run ends with the weights of one that never saw its batch; past the budget it ends with a code of its own."""
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+    class Bad(Numbers):
+        bad, left_out = (), ()
+
+        def __next__(self):
+            while self.next in self.left_out:
+                self.next += 1
+            now = self.next
+            batch = super().__next__()
+            return batch | {"weights": batch["weights"] * np.float32(np.nan if now in self.bad else 1)}
+
+        def records(self, state):
+            return [("file", state)]
+
+    bad, without = Bad(), Bad()
+    bad.bad, without.left_out = (2,), (2,)
+    said = []
+    skipped, metrics = loop.train(stage(model_config, tmp_path / "bad", bad, mesh, steps=5), said.append)
+    expected, plain = loop.train(stage(model_config, tmp_path / "without", without, mesh, steps=4))
+    chex.assert_trees_all_equal(skipped, expected)
+    assert metrics["skipped"] == 1 and plain["skipped"] == 0
+    assert "language: update 3 was not made: loss/text nan, grad_norm nan" in said
+    bad = Bad()
+    bad.bad = tuple(range(2, 6))
+    one = stage(model_config, tmp_path / "worse", bad, mesh, steps=9)
+    with pytest.raises(ending.Ended) as end:
+        loop.train(dataclasses.replace(one, config=dataclasses.replace(one.config, max_skipped=3)))
+    assert end.value.code == ending.DIVERGED and "step 6, text: file:5" in end.value.sentence
