@@ -39,11 +39,14 @@ def test_a_second_process_compiles_nothing_anew(tmp_path):
 
 @pytest.fixture
 def updates(monkeypatch):
-    """What is set in jax.config."""
-    found = {}
+    """What is set in jax.config, where the tests' own folder is not."""
+    before, found = jax.config.jax_compilation_cache_dir, {}
+    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
     monkeypatch.setattr(compilation.compilation_cache, "reset_cache", lambda: None)
-    return found
+    yield found
+    monkeypatch.undo()
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize(
