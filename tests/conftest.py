@@ -1,8 +1,14 @@
 """Eight fake CPU devices for every test, so that meshes are real ones; and the tiny model that the tests share."""
 
 import os
+import tempfile
 
-import jax
+if "PYTEST_XDIST_WORKER" not in os.environ:  # what one test has compiled, no other test, worker or process need compile
+    _programs = tempfile.TemporaryDirectory(prefix="programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -24,15 +30,6 @@ from flamingo_jax.config import (  # noqa: E402
 from flamingo_jax.models.flamingo import Flamingo  # noqa: E402
 
 EOC = 3
-
-
-@pytest.fixture(scope="session", autouse=True)
-def programs(tmp_path_factory):
-    """What one test has compiled the others of this run need not, in whichever worker they are."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture
