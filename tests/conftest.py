@@ -1,6 +1,14 @@
 """Eight fake CPU devices for every test, so that meshes are real ones; and the tiny model that the tests share."""
 
-import jax
+import os
+import tempfile
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # what one test has compiled, no other test, worker or process need compile
+    _programs = tempfile.TemporaryDirectory(prefix="programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -70,7 +70,12 @@ def test_gates_at_zero_give_the_bare_language_model_bit_for_bit(model_config, ex
 
 
 @pytest.mark.parametrize(
-    "every, more", [(2, {}), pytest.param(3, {}, marks=pytest.mark.slow), (2, {"dtype": "bfloat16", "remat": "full"})]
+    "every, more",
+    [
+        pytest.param(2, {}, marks=pytest.mark.slow),
+        pytest.param(3, {}, marks=pytest.mark.slow),
+        (2, {"dtype": "bfloat16", "remat": "full"}),
+    ],
 )
 def test_gates_at_zero_with_groups_and_remainder(model_config, example, every, more):
     """Other layouts, with the compiler's liberties off: it unrolls a loop that runs once and may round differently."""

@@ -1,5 +1,6 @@
 """Compiled programs that are kept: a later process takes them from the folder."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,9 +26,11 @@ print(counts["cache_hits"], counts["cache_misses"])
 
 
 def test_a_second_process_compiles_nothing_anew(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+
     def counted():
         command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
         assert not result.stderr
         return tuple(map(int, result.stdout.split()))
 
@@ -39,11 +42,14 @@ def test_a_second_process_compiles_nothing_anew(tmp_path):
 
 @pytest.fixture
 def updates(monkeypatch):
-    """What is set in jax.config."""
-    found = {}
+    """What is set in jax.config, where the tests' own folder is not."""
+    before, found = jax.config.jax_compilation_cache_dir, {}
+    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
     monkeypatch.setattr(compilation.compilation_cache, "reset_cache", lambda: None)
-    return found
+    yield found
+    monkeypatch.undo()
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,10 @@ def crashing(site, target, **options):
     return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(2, 2), (2, 1), (1, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("workers", "shards"),
+    [(2, 2), pytest.param(2, 1, marks=pytest.mark.slow), (1, 1), pytest.param(1, 2, marks=pytest.mark.slow)],
+)
 def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path, workers, shards):
     """It takes its process along, but is found, counted and left out; at the second start, if it was the only one."""
     target = tmp_path / "set"
@@ -321,7 +324,7 @@ def test_a_picture_that_crashes_its_decoder_costs_one_picture(site, tmp_path, wo
     assert not [path for path in target.iterdir() if path.suffix in (".now", ".txt")]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_benchmarks_picture_that_crashes_its_decoder_is_left_out(site, tmp_path, workers):
     options = {"workers": workers, "shards": 1, "evaluation": f"{site}/static/b*"}
     result = crashing(site, tmp_path / "set", **options)
