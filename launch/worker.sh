@@ -50,7 +50,8 @@ command_file() {
 # are killed then; every start of the service, and so every boot, mounts the bucket anew.
 # The user of the ssh connection mounts, too: FUSE lets users do that, and what root mounts it keeps to itself.
 # libtpu leaves its lock file behind when it is killed, and then takes the TPU to be in use.
-# The limit on starts ends a job that cannot run; hosts that lost a peer start again and meet it.
+# The limit on starts ends a job that cannot run; hosts that lost a peer start again and meet it. 65: a training that
+# diverged would diverge again (docs/operation.md).
 unit_file() {
   cat << UNIT
 [Unit]
@@ -67,6 +68,7 @@ ExecStartPre=-+/bin/rm -f /tmp/libtpu_lockfile
 ExecStart=/bin/bash $code/command.sh
 ExecStopPost=-+/bin/bash $code/launch/worker.sh keep_log $log
 Restart=on-failure
+RestartPreventExitStatus=65
 RestartSec=20
 KillMode=mixed
 TimeoutStopSec=600

@@ -1,6 +1,6 @@
 """A stage's training checkpoints: small, whole or absent, written beside the loop, and checked when they are read.
 
-    DIR/ATTEMPT/STEP    one checkpoint (Orbax): weights, optimizer state, step; notes, such as where streams stand; checksums
+    DIR/ATTEMPT/STEP    one checkpoint (Orbax): weights, optimizer state, step; where streams stand; checksums
     DIR/ATTEMPT/from    the step that this attempt at the stage went on from
 
 Every start of a stage is an attempt with a folder of its own. What a process of an older attempt still writes, when its

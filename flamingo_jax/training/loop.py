@@ -165,7 +165,9 @@ def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
 
-def _start(stage: Stage, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, seen: Seen, skips: Skips, tell) -> dict:
+def _start(
+    stage: Stage, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, seen: Seen, skips: Skips, tell
+) -> dict:
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])

@@ -45,7 +45,9 @@ class Skips:
                 records = [f"{shard}:{record}" for shard, record in self._streams[name].records(start)]
                 more = f" and {len(records) - _SHOWN} more" if len(records) > _SHOWN else ""
                 lines.append(f"  step {number}, {name}: {', '.join(records[:_SHOWN])}{more}")
-        return "\n".join([*lines, "None of these has changed the weights. Look at the records, or go on with a lower learning rate."])
+        return "\n".join(
+            [*lines, "None of these has changed the weights. Look at the records, or go on with a lower learning rate."]
+        )
 
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps of it."""

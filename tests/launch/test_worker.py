@@ -98,6 +98,7 @@ def test_run_starts_a_service_that_calls_the_trainer_as_it_was_asked(launch, hos
         f"ExecStart=/bin/bash {host.code}/command.sh",
         f"ExecStopPost=-+/bin/bash {host.code}/launch/worker.sh keep_log gs://b/x/logs/flam",
         "Restart=on-failure",
+        "RestartPreventExitStatus=65",
         "KillMode=mixed",
         "TimeoutStopSec=600",
     ):
