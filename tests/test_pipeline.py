@@ -62,7 +62,7 @@ def test_a_run_with_int8_is_evaluated_and_exported_with_the_numbers_that_it_trai
     config = dataclasses.replace(config, model=model, stages={"flamingo": stage})
     goal, mesh = OBJECTIVES["flamingo"](model, (1,), 0), sharding.make_mesh(configs.MeshConfig(), jax.devices()[:1])
     _, frozen = pipeline._pretrained(stage, config, tmp_path, goal, mesh)
-    monkeypatch.setattr(sources.checkpoint, "load_result_weights", lambda *_: {"bridge": np.zeros(3, np.float32)})
+    monkeypatch.setattr(sources.outcome, "load_result_weights", lambda *_: {"bridge": np.zeros(3, np.float32)})
     monkeypatch.setattr(sources, "run_tokenizer", lambda *_: types.SimpleNamespace(new_tokens=(1,), image=2))
     monkeypatch.setattr(sources, "_training", lambda *_: {})
     found = sources.finished(config, tmp_path, "flamingo")
