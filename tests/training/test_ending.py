@@ -62,26 +62,18 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, count):
     assert (whole / metrics.FILE).read_bytes() == (cut / metrics.FILE).read_bytes()
 
 
-def test_a_signal_that_nobody_heeded_ends_the_process_after_all():
+@pytest.mark.parametrize("signals, said", [(1, "inside\n"), (2, "")])
+def test_a_signal_that_nobody_heeded_and_a_second_one_end_the_process(signals, said):
+    """The first at the end of what deferred it, the second at once."""
     program = (
         "import os, signal; from flamingo_jax.training import ending\n"
         "with ending.deferred():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM); assert ending.asked(); print('inside', flush=True)\n"
+        f"    for _ in range({signals}): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert ending.asked(); print('inside', flush=True)\n"
         "print('never')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGTERM and done.stdout == "inside\n"
-
-
-def test_a_second_signal_does_not_wait():
-    program = (
-        "import os, signal; from flamingo_jax.training import ending\n"
-        "with ending.deferred():\n"
-        "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('never')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGTERM and not done.stdout
+    assert done.returncode == -signal.SIGTERM and done.stdout == said
 
 
 def test_handlers_are_as_they_were():
