@@ -172,6 +172,7 @@ def test_another_config_is_shown_as_a_difference(finished):
             "give it whole: --config.stages.flamingo.optimizer.rates=\"{'resampler': ...}\"",
         ),
         ("--config.evaluation.tasks=('captoin',)", "'captoin'"),
+        ("--config.stages.flamingo.keep_latest=0", "config.stages.flamingo: keep_latest=0 must be at least 1"),
         ("--config.model.vision.activation=gleu", "did you mean 'gelu'"),
         (
             "--config.datasets.vtp.example.frames=9",

@@ -163,7 +163,8 @@ class StageConfig:
     begins after the first update (in "round_robin", the first round).
 
     Raises:
-        ValueError: a mixing that the mixture does not allow, or a profile of updates that there are not.
+        ValueError: a mixing that the mixture does not allow, a profile of updates that there are not, or a number of
+            checkpoints or skipped updates that makes no sense.
     """
 
     objective: str
@@ -181,6 +182,9 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         choose(self, mixing=("accumulation", "round_robin", "merged"))
+        for name, least in (("keep_latest", 1), ("keep_every_steps", 0), ("max_skipped", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.mixing != "accumulation" and len(self.mixture) < 2:
             raise ValueError(
                 f"mixing={self.mixing!r} needs several datasets, but mixture has {len(self.mixture)} "
