@@ -28,6 +28,7 @@ def step_time(steps: int = 20) -> float:
     from flamingo_jax import config as configs
     from flamingo_jax.data.example import empty_batch
     from flamingo_jax.data.packing import row_shape
+    from flamingo_jax.training import state as shapes
     from flamingo_jax.training.objective import OBJECTIVES
     from flamingo_jax.training.optimizer import make_optimizer
     from flamingo_jax.training.step import make_step
@@ -55,7 +56,7 @@ def step_time(steps: int = 20) -> float:
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     variables = nn.meta.unbox(jax.jit(objective.init)(jax.random.key(0), jax.tree.map(jnp.asarray, batches["m3w"])))
     params = variables["params"]
-    state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+    state = shapes.initial(optimizer, params)
     lambdas = {name: mix.weight for name, mix in stage.mixture.items()}
     step = jax.jit(make_step(objective, lambdas, optimizer), donate_argnums=0)
     times = []

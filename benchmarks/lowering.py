@@ -13,13 +13,13 @@ import time
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from absl import app, flags, logging
 
 from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, make_parser
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.data.packing import row_shape
+from flamingo_jax.training import state as shapes
 from flamingo_jax.training.objective import flamingo
 from flamingo_jax.training.optimizer import make_optimizer
 from flamingo_jax.training.step import make_step
@@ -43,11 +43,7 @@ def lower(config: configs.RunConfig) -> float:
     start = time.monotonic()
     first = next(iter(batches.values()))
     variables = nn.meta.unbox(jax.eval_shape(goal.init, jax.random.key(0), first))
-    state = {
-        "params": variables["params"],
-        "opt_state": jax.eval_shape(optimizer.init, variables["params"]),
-        "step": jax.ShapeDtypeStruct((), jnp.int32),
-    }
+    state = jax.eval_shape(lambda params: shapes.initial(optimizer, params), variables["params"])
     weights = {name: mix.weight for name, mix in stage.mixture.items()}
     step = jax.jit(make_step(goal, weights, optimizer), donate_argnums=0)
     step.lower(state, variables["frozen"], batches)

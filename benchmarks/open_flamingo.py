@@ -103,6 +103,7 @@ def make_ours(folder: pathlib.Path):
 
     from flamingo_jax.config import OptimizerConfig
     from flamingo_jax.convert.open_flamingo import load_open_flamingo
+    from flamingo_jax.training import state as shapes
     from flamingo_jax.training.objective import OBJECTIVES
     from flamingo_jax.training.optimizer import make_optimizer
     from flamingo_jax.training.step import make_step
@@ -125,7 +126,7 @@ def make_ours(folder: pathlib.Path):
     }
     batches = {"pages": jax.tree.map(jnp.asarray, batch)}
     params = weights.pop("params")
-    state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+    state = shapes.initial(optimizer, params)
     run = jax.jit(make_step(objective, {"pages": 1.0}, optimizer), donate_argnums=0)
 
     def step() -> float:

@@ -33,6 +33,7 @@ def measure(root: pathlib.Path, steps: int) -> dict[str, float]:
 
     from flamingo_jax import config as configs
     from flamingo_jax.data.example import empty_batch
+    from flamingo_jax.training import state as shapes
     from flamingo_jax.training.objective import OBJECTIVES
     from flamingo_jax.training.optimizer import make_optimizer
     from flamingo_jax.training.step import make_step
@@ -65,7 +66,7 @@ def measure(root: pathlib.Path, steps: int) -> dict[str, float]:
         variables = nn.meta.unbox(jax.jit(goal.init)(jax.random.key(0), first))
         optimizer = make_optimizer(stage.optimizer, stage.steps)
         params = variables["params"]
-        state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+        state = shapes.initial(optimizer, params)
         lambdas = {dataset: mix.weight for dataset, mix in stage.mixture.items()}
         step = jax.jit(make_step(goal, lambdas, optimizer), donate_argnums=0)
         times = []

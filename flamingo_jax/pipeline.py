@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -24,7 +25,18 @@ from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, tasks
 from flamingo_jax.models.flamingo import Flamingo
-from flamingo_jax.training import compilation, ending, flops, hosts, loop, outcome, sharding, state
+from flamingo_jax.training import (
+    compilation,
+    ending,
+    flops,
+    hosts,
+    loop,
+    outcome,
+    placement,
+    sharding,
+    state,
+    validation,
+)
 from flamingo_jax.training.checkpoint import discard
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
@@ -49,7 +61,8 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
     vocabulary = sources.run_tokenizer(config, workdir)
     for name in config.order:
         if outcome.read_result(workdir / name) is None:
-            for dataset in config.stages[name].mixture:  # what is wrong with the last stage's is said before the first
+            stage = config.stages[name]
+            for dataset in (*stage.mixture, *stage.validation):  # the last stage's mistakes are said before the first
                 _open_stream(config, name, dataset, workdir, vocabulary, mesh)
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
@@ -77,8 +90,9 @@ def check(config: RunConfig) -> None:
     shown = []  # (where the config says so, the objective whose model sees them, the examples' shape)
     for name in config.order:
         stage = config.stages[name]
-        for dataset, mix in stage.mixture.items():
-            place = f"config.stages.{name}.mixture.{dataset}"
+        mixes = [(field, *item) for field in ("mixture", "validation") for item in getattr(stage, field).items()]
+        for field, dataset, mix in mixes:
+            place = f"config.stages.{name}.{field}.{dataset}"
             sharding.check_batch(mesh, place, mix)
             if mix.pack > 1 and stage.objective == "contrastive":
                 raise ValueError(f"{place}.pack={mix.pack}: a contrastive stage compares whole rows; leave pack at 1.")
@@ -162,7 +176,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
     hosts.wait(f"{name} claimed")
     if result := outcome.read_result(directory):
         if hosts.is_first():
-            discard(directory / "checkpoints", stage.keep_every_steps)  # left if the last run ended just here
+            _discard(directory, stage)  # left if the last run ended just here
         same = result["config"] == json.loads(json.dumps(dataclasses.asdict(stage)))
         say(f"{name}: complete" + ("" if same else f", but with another config (to train it anew, delete {directory})"))
         return
@@ -183,6 +197,10 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 },
                 frozen=frozen,
                 initial=initial,
+                validation={
+                    dataset: functools.partial(_open_stream, config, name, dataset, workdir, vocabulary, mesh)
+                    for dataset in stage.validation
+                },
                 mesh=mesh,
                 seed=config.seed,
                 directory=directory,
@@ -195,8 +213,12 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
     if hosts.is_first():
         result = {"weights": weights, "steps": stage.steps, "metrics": metrics, "config": dataclasses.asdict(stage)}
         outcome.write_result(directory, result)
-        discard(directory / "checkpoints", stage.keep_every_steps)
+        _discard(directory, stage)
     hosts.wait(f"{name} finished")
+
+
+def _discard(directory: pathlib.Path, stage: StageConfig) -> None:
+    discard(directory / "checkpoints", stage.keep_every_steps, validation.best(directory, stage.keep_best))
 
 
 def _flops(stage: StageConfig, config: RunConfig, vocabulary: tokenizer.Tokenizer, shapes: dict, mesh) -> int:
@@ -214,7 +236,7 @@ def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, ob
         return {}, {}
     example = config.datasets[next(iter(stage.mixture))].example
     weights, model = sources.parts(stage, config, workdir), config.model
-    return loop.place_parts(
+    return placement.place_parts(
         mesh, objective, example, weights, model.dtype, config.mesh.frozen, put_like, int8=model.int8
     )
 

@@ -41,22 +41,24 @@ def open_stream(
     mix: MixConfig | None = None,
     **options: Any,
 ) -> stream.Stream:
-    """What stage ``stage`` reads of a dataset, from its beginning: a function of these names and the run's seed.
+    """What stage ``stage`` reads of a dataset, to train on or to be validated by, from its beginning: a function of
+    these names and the run's seed.
 
     mix: another than the stage's. options: of ``data.stream.stream``. Raises ValueError as that and the source.
     """
+    field = "mixture" if dataset in config.stages[stage].mixture else "validation"
     try:
         return stream.stream(
             open_source(config, dataset, workdir),
             vocabulary,
             config.datasets[dataset].example,
-            mix or config.stages[stage].mixture[dataset],
+            mix or getattr(config.stages[stage], field)[dataset],
             seed=zlib.crc32(f"{config.seed}/{stage}/{dataset}".encode()),
             name=dataset,
             **options,
         )
     except ValueError as error:
-        raise ValueError(f"config.stages.{stage}.mixture.{dataset}: {error}") from None
+        raise ValueError(f"config.stages.{stage}.{field}.{dataset}: {error}") from None
 
 
 def show_run(workdir: str, dataset: str, count: int) -> str:

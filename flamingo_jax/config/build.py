@@ -68,7 +68,7 @@ def _check_sizes(config: RunConfig, path: str) -> None:
         "frames": (resampler.frames if resampler else 0, "model.resampler.frames", ("flamingo",)),
     }
     for key, stage in config.stages.items():
-        for name in stage.mixture:
+        for name in (*stage.mixture, *stage.validation):
             if stage.objective != "language" and not config.datasets[name].example.media:
                 raise ValueError(
                     f"{path}.stages.{key} shows media to a model, but {path}.datasets.{name}.example.media=0; give a "
@@ -78,7 +78,7 @@ def _check_sizes(config: RunConfig, path: str) -> None:
                 count = getattr(config.datasets[name].example, field)
                 if stage.objective in objectives and 0 < most < count:
                     raise ValueError(
-                        f"{path}.stages.{key} trains on {name}, but {path}.datasets.{name}.example.{field}={count} is "
+                        f"{path}.stages.{key} reads {name}, but {path}.datasets.{name}.example.{field}={count} is "
                         f"more than {path}.{place}={most}."
                     )
         sizes = {name: config.datasets[name].example.size for name in stage.mixture}
@@ -110,7 +110,8 @@ def _check_names(config: RunConfig, path: str) -> None:
         references.append((f"{path}.evaluation.{field}", getattr(config.evaluation, field), config.datasets))
     for key, stage in config.stages.items():
         references.append((f"{path}.stages.{key}.objective", stage.objective, ("language", "contrastive", "flamingo")))
-        references += [(f"{path}.stages.{key}.mixture", name, config.datasets) for name in stage.mixture]
+        for field in ("mixture", "validation"):
+            references += [(f"{path}.stages.{key}.{field}", name, config.datasets) for name in getattr(stage, field)]
         earlier = config.order[: config.order.index(key)] if key in config.order else tuple(config.stages)
         for part, name in stage.parts.items():
             if "/" not in name and name in config.stages and name not in earlier:

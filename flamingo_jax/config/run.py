@@ -146,6 +146,18 @@ class OptimizerConfig:
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+_LEAST = {
+    "keep_latest": 1,
+    "keep_every_steps": 0,
+    "keep_best": 0,
+    "validate_every_steps": 0,
+    "validate_batches": 1,
+    "max_skipped": 0,
+    "skip_spikes": 0,
+    "watchdog_minutes": 0,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """One training stage: an objective (language | contrastive | flamingo), a mixture, an optimizer and its length.
@@ -158,7 +170,13 @@ class StageConfig:
     left out and starts at random.
     checkpoint_every_seconds: between checkpoints, of which the keep_latest newest are kept. keep_every_steps: updates;
     those that it divides have a checkpoint that is kept for ever; 0 for none.
+    validation: like mixture, datasets that this stage does not train on: every validate_every_steps updates (0: never),
+    and in the end, losses on the first validate_batches batches of each are written to validation.jsonl. These steps
+    have checkpoints, of which the keep_best with the lowest loss (the mean, by weight) are kept.
     max_skipped: updates, of a thousand, that may have a loss or gradients that are not finite, and are then not made.
+    skip_spikes: nor are those made whose loss or gradients' norm is so many standard deviations above the mean of the
+    last 128; 0 for never. (OLMo's and MaxText's 6 is a good value.)
+    watchdog_minutes: when no update has come to its end for so long, a process says where it hangs, and ends; 0: never.
     profile: (first, last), the updates to trace, counted from 1; () for none. What is compiled is not traced, so it
     begins after the first update (in "round_robin", the first round).
 
@@ -177,14 +195,26 @@ class StageConfig:
     checkpoint_every_seconds: float = 60.0
     keep_latest: int = 2
     keep_every_steps: int = 0
+    validation: Mapping[str, MixConfig] = dataclasses.field(default_factory=dict)
+    validate_every_steps: int = 0
+    validate_batches: int = 10
+    keep_best: int = 0
     max_skipped: int = 10
+    skip_spikes: float = 0.0
+    watchdog_minutes: float = 30.0
     profile: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         choose(self, mixing=("accumulation", "round_robin", "merged"))
-        for name, least in (("keep_latest", 1), ("keep_every_steps", 0), ("max_skipped", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if bool(self.validation) != bool(self.validate_every_steps):
+            raise ValueError("validation and validate_every_steps belong together; give both or none.")
+        if self.keep_best and not self.validation:
+            raise ValueError(f"keep_best={self.keep_best} needs losses to choose by; give validation datasets.")
+        if both := sorted(self.mixture.keys() & self.validation.keys()):
+            raise ValueError(f"validation: {', '.join(both)} are trained on by this stage; name others.")
         if self.mixing != "accumulation" and len(self.mixture) < 2:
             raise ValueError(
                 f"mixing={self.mixing!r} needs several datasets, but mixture has {len(self.mixture)} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -74,11 +75,24 @@ class Program:
         raise ValueError(f"It cannot be told how often the loop {loop.name} runs: it does not count up to a constant.")
 
     def fused(self, operation: Operation, stage: str) -> list[Operation]:
-        """Collectives that run beside products, whose "Start" or "Done" a fusion has, with all else that it does."""
+        """Collectives that run beside products, whose "Start" or "Done" the operation has: within a fusion, with all
+        else that that does, or on the SparseCores, which are called, given the operands, and waited for."""
+        if operation.kind == {"Start": "call-update", "Done": "call-done"}[stage]:
+            return self._offloaded(operation)
         parts = self.computations.get(operation.calls.get("calls", ""), ())
         if not any(f'custom_call_target="AsyncCollective{stage}"' in part.text for part in parts):
             return []
         return [part for part in parts if "channel_id=" in part.text]
+
+    def _offloaded(self, operation: Operation) -> list[Operation]:
+        """The collectives of the call that a call-update or call-done belongs to."""
+        while operation.kind != "call-start":
+            operation = self._lines[operation.operands[0]]
+        return [part for part in self.computations[operation.calls["to_apply"]] if "channel_id=" in part.text]
+
+    @functools.cached_property
+    def _lines(self) -> dict[str, Operation]:
+        return {line.name: line for lines in self.computations.values() for line in lines}
 
     def _step(self, body: str, index: int) -> int:
         """By how much a loop's body increases part ``index`` of what it carries; 0 where that cannot be told."""

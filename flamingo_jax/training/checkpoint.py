@@ -17,7 +17,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from flamingo_jax.data.file import write_whole
 from flamingo_jax.training import fingerprint, hosts, sharding
 
 _FROM = "from"
+_SHOWN = 5  # arrays that a message names
 
 
 class Checkpoints:
@@ -39,6 +40,7 @@ class Checkpoints:
         *,
         latest: int = 2,
         every: int = 0,
+        best: Callable[[], set[int]] = set,
         patience: float = 600.0,
     ):
         """To be called by all processes.
@@ -48,11 +50,13 @@ class Checkpoints:
             say: takes lines for the run's owner.
             latest: so many of the newest are kept.
             every: those of steps that it divides are kept for ever; 0 for none.
+            best: tells which steps are kept as long as it names them.
             patience: seconds for which saves may fail before ``check`` raises.
         """
-        self._directory, self._say, self._latest, self._every = directory, say, latest, every
+        self._directory, self._say, self._latest, self._every, self._best = directory, say, latest, every, best
         self._patience, self._failing_since, self._failure = patience, 0.0, ""
         self._snapshot: Callable | None = None
+        self.damage = ""  # what was found to be wrong with the state; it is saved no more
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
         older = [(str(found.path.relative_to(directory)), found.step) for found in find(directory)]
@@ -91,11 +95,34 @@ class Checkpoints:
 
     def save(self, step: int, state: dict, notes: Mapping[str, object]) -> None:
         """Saves a copy of the state, beside whatever comes next, and notes (as JSON has them), as one atomic unit.
-        Waits for the save before it, if that is not through. Nothing is raised for what fails."""
+        Waits for the save before it, if that is not through. Nothing is raised for what fails; a state whose copies on
+        several devices differ is not saved, and ``damage`` says so."""
         self.wait()
+        self.prepare(state)
+        copy, sums = sharding.settled(self._snapshot(state))
+        places = jax.tree.map(lambda leaf: leaf.sharding, copy)
+        self._pending = self._writer.submit(self._write, step, copy, sums, places, dict(notes))
+
+    def prepare(self, state: dict) -> None:
+        """Compiles what copies the state, so that the first save does not wait for that."""
         if self._snapshot is None:
             self._snapshot = _make_snapshot(state)
-        self._pending = self._writer.submit(self._write, step, *sharding.settled(self._snapshot(state)), dict(notes))
+
+    def examine(self, step: int, state: dict) -> str:
+        """``damage``, after a look at a state that is not saved."""
+        self.wait()
+        self.prepare(state)
+        _, sums = sharding.settled(self._snapshot(state))
+        self._compare(step, sums, jax.tree.map(lambda leaf: leaf.sharding, state))
+        return self.damage
+
+    def _compare(self, step: int, sums: jax.Array, places: dict) -> dict[str, int]:
+        """The checksums by array, of all devices together."""
+        found, wrong = fingerprint.read(jax.device_get(sums), places)
+        if wrong:
+            more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+            self.damage = f"step {step}: " + "; ".join(wrong[:_SHOWN]) + more
+        return found
 
     def wait(self) -> bool:
         """Returns when nothing is being written; whether the last save succeeded."""
@@ -119,11 +146,13 @@ class Checkpoints:
         self.wait()
         self._writer.shutdown()
 
-    def _write(self, step: int, state: dict, sums: dict[str, jax.Array], notes: dict) -> None:
+    def _write(self, step: int, state: dict, sums: jax.Array, places: dict, notes: dict) -> None:
         """In the writer's thread."""
         found = Found(self.folder / str(step), step)
         try:
-            sums = {name: int(value) for name, value in jax.device_get(sums).items()}
+            sums = self._compare(step, sums, places)
+            if self.damage:
+                return
             with writing(self.folder):
                 if found.path.exists():  # of a save that failed when all but the others' word was there
                     shutil.rmtree(found.path)
@@ -140,25 +169,26 @@ class Checkpoints:
 
     def _prune(self) -> None:
         everything = [*reversed(self._own), *self._older]
-        kept = everything[: self._latest] + [found for found in everything if _is_kept(found.step, self._every)]
+        kept = everything[: self._latest] + _kept(everything, self._every, self._best())
         _delete(found for found in everything if found not in kept)
         self._own = [found for found in self._own if found in kept]
         self._older = [found for found in self._older if found in kept]
 
 
-def discard(directory: pathlib.Path, every: int = 0) -> None:
-    """Frees what a finished stage needs no more: all but what is kept for ever."""
-    kept = {found.path.parent for found in find(directory) if _is_kept(found.step, every)}
+def discard(directory: pathlib.Path, every: int = 0, best: Collection[int] = ()) -> None:
+    """Frees what a finished stage needs no more: all but what is kept for ever and the best steps."""
+    everything = find(directory)
+    kept = _kept(everything, every, best)
     for attempt in _numbered(directory):
-        if attempt not in kept:
+        if attempt not in {found.path.parent for found in kept}:
             shutil.rmtree(attempt, ignore_errors=True)
-    _delete(found for found in find(directory) if not _is_kept(found.step, every))
+    _delete(found for found in everything if found not in kept)
     with contextlib.suppress(OSError):  # it is not empty then, or not there
         directory.rmdir()
 
 
-def _is_kept(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0
+def _kept(everything: list[Found], every: int, best: Collection[int]) -> list[Found]:
+    return [found for found in everything if (every and found.step % every == 0) or found.step in best]
 
 
 def _delete(checkpoints: Iterable[Found]) -> None:
@@ -204,12 +234,13 @@ def _numbered(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def _make_snapshot(state: dict) -> Callable:
     """state -> (a copy of it, its checksums), both on the devices: the next update overwrites the state."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    mesh = jax.tree.leaves(places)[0].mesh
+    sums = fingerprint.make(places)
 
     def copy(state):
-        return jax.tree.map(jnp.copy, state), fingerprint.of(state)
+        return jax.tree.map(jnp.copy, state), sums(state)
 
-    return jax.jit(copy, out_shardings=(places, sharding.replicated(mesh)))
+    everywhere = sharding.replicated(jax.tree.leaves(places)[0].mesh)
+    return jax.jit(copy, out_shardings=(places, everywhere)).lower(state).compile()
 
 
 def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
@@ -222,13 +253,15 @@ def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
         _check_same(found, metadata.metadata, abstract)
         notes, sums = metadata.custom_metadata["notes"], metadata.custom_metadata["sums"]
         state = ocp.load(found.path, abstract)
-        everywhere = sharding.replicated(jax.tree.leaves(abstract)[0].sharding.mesh)
-        read = jax.device_get(jax.jit(fingerprint.of, out_shardings=everywhere)(state))
+        places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        everywhere = sharding.replicated(jax.tree.leaves(places)[0].mesh)
+        parts = jax.jit(fingerprint.make(places), out_shardings=everywhere)(state)
+        read, _ = fingerprint.read(jax.device_get(parts), places)
     except OtherModelError:
         raise
     except Exception as error:  # the library raises many kinds, with the whole tree in the message
         return {}, {}, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
-    wrong = [name for name, value in read.items() if int(value) != sums.get(name)]
+    wrong = [name for name, value in read.items() if value != sums.get(name)]
     return state, notes, f"checksums differ: {', '.join(wrong)}"[:300] if wrong else ""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 PREEMPTED = 75  # what sysexits.h calls a temporary failure: the same command goes on
 DIVERGED = 65  # what it calls bad data: the same command would come to the same end
+HUNG = 70  # what it calls an internal error: nothing moved any more; the same command goes on
+DAMAGED = 74  # what it calls an error of input or output: a device or its memory; the same command goes on
 
 _asked = threading.Event()
 

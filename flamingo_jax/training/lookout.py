@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ class Due(NamedTuple):
 
     save: bool = False
     stop: bool = False
+    damage: str = ""  # for which the run ends at once
 
 
 class Lookout:
@@ -35,8 +36,9 @@ class Lookout:
         round_length: int,
         steps: int,
         *,
-        at: int = 0,
+        at: Iterable[int] = (),
         busy: Callable[[], bool] = lambda: False,
+        damage: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Args:
@@ -45,11 +47,13 @@ class Lookout:
         start: the step that the stage goes on from.
         round_length: updates; only at its multiples, and before the last round, is anything due.
         steps: of the stage.
-        at: steps that it divides are saved whatever the time; 0 for none.
+        at: steps that one of them divides are saved whatever the time; 0 divides none.
         busy: whether a save is at work, which another one does not hurry.
+        damage: what is wrong with the state, for which the run ends; "" for nothing.
         """
-        self._every, self._round, self._busy, self._clock = every, round_length, busy, clock
-        self._at = math.lcm(at, round_length) if at else steps
+        self._every, self._round, self._clock = every, round_length, clock
+        self._busy, self._damage = busy, damage
+        self._at = [math.lcm(interval, round_length) for interval in at if interval]
         self._last = steps - round_length  # what is saved later is trained no further
         self._next = -(-(start + 1) // round_length) * round_length
         self._saved = clock()
@@ -59,15 +63,20 @@ class Lookout:
         """What is due after step ``step``. Raises TimeoutError when the first process does not answer."""
         if step < self._next or step > self._last:
             return Due()
-        if ending.asked():
-            hosts.call("stop")
-        save, stop, self._next = hosts.agree(self._decide(step) if hosts.is_first() else None)
-        return Due(save, stop)
+        _tell()
+        *due, self._next = hosts.agree(self._decide(step) if hosts.is_first() else None)
+        return Due(*due)
 
-    def _decide(self, step: int) -> tuple[bool, bool, int]:
+    def _decide(self, step: int) -> tuple[bool, bool, str, int]:
         now = self._clock()
-        stop = ending.asked() or bool(hosts.called("stop"))
-        save = stop or step % self._at == 0 or (now - self._saved > self._every and not self._busy())
+        if damage := self._damage():
+            return False, False, damage, step
+        stop = _asked()
+        save = (
+            stop
+            or any(step % interval == 0 for interval in self._at)
+            or (now - self._saved > self._every and not self._busy())
+        )
         if save:
             self._saved = now
         if jax.process_count() > 1:
@@ -75,4 +84,21 @@ class Lookout:
             rounds = min(steps, 2 * self._interval) // self._round  # carefully: the first steps are slow, or fast
             self._interval = max(1, int(rounds)) * self._round
         self._looked, self._looked_at = step, now
-        return save, stop, min(step + self._interval, step - step % self._at + self._at)
+        marks = [step - step % interval + interval for interval in self._at]
+        return save, stop, "", min([step + self._interval, *marks])
+
+
+def stopping() -> bool:
+    """Whether SIGTERM has come to one of the processes: the same answer in all, which ask in the same order."""
+    _tell()
+    return hosts.agree(_asked() if hosts.is_first() else None)
+
+
+def _tell() -> None:
+    if ending.asked():
+        hosts.call("stop")
+
+
+def _asked() -> bool:
+    """In the first process."""
+    return ending.asked() or bool(hosts.called("stop"))

@@ -19,12 +19,11 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
-from flamingo_jax.models.int8 import is_int8
 from flamingo_jax.training import compiler, ending, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.checkpoint import Checkpoints
-from flamingo_jax.training.lookout import Lookout
-from flamingo_jax.training.metrics import Progress, Writer
+from flamingo_jax.training.lookout import Lookout, stopping
+from flamingo_jax.training.metrics import SPEED, VALIDATION, Progress, Writer
 from flamingo_jax.training.mixing import turn
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.optimizer import learning_rate, make_optimizer
@@ -33,6 +32,8 @@ from flamingo_jax.training.seen import Seen
 from flamingo_jax.training.skips import Skips
 from flamingo_jax.training.speed import Speed
 from flamingo_jax.training.step import make_step
+from flamingo_jax.training.validation import Validation, best
+from flamingo_jax.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Stage:
     examples: the shape of each dataset's rows. streams: a ``data.stream.Stream`` of {key: [rows / processes, ..]} per
     dataset; max_unreadable: the share of it that may be unreadable. frozen: the objective's frozen collection, already
     on the mesh. initial: weights of ``params`` that do not start at random. flops: floating-point operations that one
-    gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it.
+    gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it. validation: open
+    the streams of the config's validation datasets, from their beginnings.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Stage:
     directory: pathlib.Path
     max_unreadable: float = 0.01
     flops: float = 0.0
+    validation: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
 
 
 def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[str, float]]:
@@ -76,7 +79,11 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
 
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(
-            stage.directory / "checkpoints", tell, latest=config.keep_latest, every=config.keep_every_steps
+            stage.directory / "checkpoints",
+            tell,
+            latest=config.keep_latest,
+            every=config.keep_every_steps,
+            best=lambda: best(stage.directory, config.keep_best),
         )
         stack.callback(checkpoints.close)
         for stream in stage.streams.values():
@@ -84,11 +91,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         stack.enter_context(sharding.use(stage.mesh))
         seen = Seen(stage.streams, config.mixture, stage.max_unreadable)
         skips = Skips(stage.streams, config.max_skipped, tell)
-        state = _start(stage, optimizer, checkpoints, seen, skips, tell)
+        state, owed = _start(stage, optimizer, checkpoints, seen, skips, tell)
         start = int(state["step"])
-        step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces)
+        checkpoints.prepare(state)
+        step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces, config.skip_spikes)
         step_fn = compiler.jit(step, state, stage.mesh)
-        writer = Writer(stage.directory, resume_step=start)
+        writer = Writer(stage.directory, start, owed)
         stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
         stack.callback(progress.close)
@@ -97,14 +105,18 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         names = tuple(lambdas)
         round_length = len(names) // len(turn(config.mixing, names, 0))
         every = -(-config.log_every // round_length) * round_length
+        validation = Validation(config, stage.objective, stage.validation, stage.mesh, round_length)
         lookout = Lookout(
             config.checkpoint_every_seconds,
             start,
             round_length,
             config.steps,
-            at=config.keep_every_steps,
+            at=(config.keep_every_steps, validation.every),
             busy=lambda: checkpoints.busy,
+            damage=lambda: checkpoints.damage,
         )
+        watchdog = Watchdog(60 * config.watchdog_minutes, stage.name)
+        stack.enter_context(watchdog.watching())
         work = _work_per_step(stage, round_length)
         speed = Speed(stage.mesh, work, stage.flops / round_length, first=start + round_length + 1)
         profile = Profile(stage.directory / "profile", config.profile, start + round_length, tell)
@@ -116,11 +128,29 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             if not metrics:
                 return {}
             values = skips.add(step, seen.add(metrics), starts)
+            watchdog.beat(f"update {step} was made")
             progress.update(step, values, **work, seconds_at_peak=speed.seconds_at_peak)
             speed.done(step)
             if step % log_every == 0:
-                writer.write(step, values, speed.look(step))
+                writer.write(step, values)
+                writer.write(step, speed.look(step), SPEED)
             return values
+
+        def validate(step: int) -> bool:
+            """Measures and writes the losses after step ``step``; not, if SIGTERM comes."""
+
+            def go_on() -> bool:
+                watchdog.beat(f"a batch was validated after update {step}")
+                return not stopping()
+
+            losses = validation.run(state["params"], stage.frozen, go_on)
+            writer.write(step, losses, VALIDATION)
+            if losses:
+                tell(f"step {step}: validation " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+            return bool(losses)
+
+        if owed and not validate(start):
+            _stop(stage, checkpoints, start)
 
         metrics: dict[str, jax.Array] = {}
         starts: dict[str, int] = {}
@@ -147,11 +177,20 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 report(step + 1, metrics, starts)
                 metrics = {}
                 writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
-                checkpoints.save(step + 1, state, {"streams": seen.state(), "skips": skips.state()})
+                owed = validation.due(step + 1)
+                notes = {"streams": seen.state(), "skips": skips.state(), "owed": ["validation"] if owed else []}
+                checkpoints.save(step + 1, state, notes)
                 checkpoints.check()
-            if due.stop:
+            if due.damage:
+                _end(stage, due.damage)
+            # What is validated is saved before, and owed until the next save: a run that is ended here does it first.
+            if due.stop or (due.save and owed and not validate(step + 1)):
                 _stop(stage, checkpoints, step + 1)
         final = report(config.steps, metrics, starts, log_every=1)
+        if damage := checkpoints.examine(config.steps, state):
+            _end(stage, damage)
+        if validation.due(config.steps) and not validate(config.steps):
+            _stop(stage, checkpoints, config.steps)
     for line in [*seen.report(), progress.summary()]:
         tell(line)
     return state["params"], final
@@ -161,24 +200,37 @@ def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     """Ends the program after SIGTERM."""
     at = f"step {step} of {stage.config.steps}"
     said = f"is saved at {at}" if checkpoints.wait() else f"could not be saved at {at}, and falls back to an older one"
+    if checkpoints.damage:
+        _end(stage, checkpoints.damage)
     hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
 
+def _end(stage: Stage, damage: str) -> None:
+    """Ends the program, all processes at the same step, when devices that should hold the same weights do not."""
+    raise ending.Ended(
+        ending.DAMAGED,
+        f"{stage.name}: copies of the same weights differ, at {damage}. A device or its memory has failed. Nothing of "
+        "this was saved: the same command goes on from the checkpoint before. If the same device is named again, go on "
+        "without it.",
+    )
+
+
 def _start(
     stage: Stage, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, seen: Seen, skips: Skips, tell
-) -> dict:
-    """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
+) -> tuple[dict, bool]:
+    """The stage's state on the mesh, restored from the newest checkpoint or initialised; whether it is still to be
+    validated."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
     restored = checkpoints.restore(abstract)
     if restored is None:
-        return _initialise(stage, optimizer, abstract, example)
+        return _initialise(stage, optimizer, abstract, example), False
     state, notes = restored
     seen.restore(notes["streams"], tell)
     skips.restore(notes["skips"])
     tell(f"continuing at step {int(state['step'])} of {stage.config.steps}")
-    return state
+    return state, "validation" in notes["owed"] and bool(stage.config.validation)
 
 
 def _initialise(stage: Stage, optimizer: optax.GradientTransformation, abstract: dict, example: ExampleConfig) -> dict:
@@ -187,7 +239,7 @@ def _initialise(stage: Stage, optimizer: optax.GradientTransformation, abstract:
     def init(key):
         batch = jax.tree.map(jnp.asarray, empty_batch(example, sharding.batch_ways(stage.mesh)))
         params = nn.meta.unbox(stage.objective.init(key, batch)["params"])
-        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+        return shapes.initial(optimizer, params)
 
     key = jax.random.fold_in(jax.random.key(stage.seed), zlib.crc32(stage.name.encode()))
     state = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(key)
@@ -201,50 +253,3 @@ def _work_per_step(stage: Stage, round_length: int) -> dict[str, float]:
     """What one update works on, averaged over the updates of a round."""
     whole = shapes.work(stage.examples, stage.config.mixture)
     return {name: count / round_length for name, count in whole.items()}
-
-
-def _put(leaf, described: jax.ShapeDtypeStruct) -> jax.Array:
-    return jax.device_put(np.asarray(leaf).astype(described.dtype), described.sharding)
-
-
-def _whole(leaf) -> np.ndarray:
-    """A weight on the host, as floats."""
-    return np.asarray(leaf.astype(np.float32) if is_int8(leaf) else leaf)
-
-
-def place_parts(
-    mesh: Mesh,
-    objective: Objective,
-    example: ExampleConfig,
-    weights: dict,
-    dtype: str,
-    frozen: str = "sharded",
-    put: Callable = _put,
-    int8: bool = False,
-) -> tuple[dict, dict]:
-    """Pretrained weights -> (those of trainable parts, on the host; the frozen collection, placed).
-
-    frozen, int8: as ``state.weights``'. put: (a leaf of ``weights``, its description there) -> on devices; the usual
-    one is for arrays.
-
-    Raises ValueError when ``weights`` and the model differ in names or shapes.
-    """
-    abstract = shapes.weights(mesh, objective, example, dtype, frozen, int8)
-    params, frozen = (traverse.flatten_dict(abstract[name]) for name in ("params", "frozen"))
-    given = traverse.flatten_dict(weights)
-    _check_same({**frozen, **{path: leaf for path, leaf in params.items() if path in given}}, given)
-    placed = {path: put(given[path], leaf) for path, leaf in frozen.items()}
-    initial = {path: _whole(leaf) for path, leaf in given.items() if path in params}
-    return traverse.unflatten_dict(initial), traverse.unflatten_dict(placed)
-
-
-def _check_same(expected: dict, given: dict) -> None:
-    """Raises ValueError listing every path that is in one alone, or has another shape. Both are {path: leaf}."""
-    shapes = [{"/".join(path): np.shape(leaf) for path, leaf in leaves.items()} for leaves in (expected, given)]
-    wrong = [
-        f"{name}: the model has {shapes[0].get(name, 'nothing')}, the stored weights {shapes[1].get(name, 'nothing')}"
-        for name in sorted(shapes[0].keys() | shapes[1].keys())
-        if shapes[0].get(name) != shapes[1].get(name)
-    ]
-    if wrong:
-        raise ValueError("The pretrained weights do not fit the model:\n  " + "\n  ".join(wrong))

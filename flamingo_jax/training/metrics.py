@@ -23,34 +23,37 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from flamingo_jax.data.file import write_whole
 
-FILE, SPEED = "metrics.jsonl", "speed.jsonl"
+FILE, SPEED, VALIDATION = "metrics.jsonl", "speed.jsonl", "validation.jsonl"
+_TAGS = {FILE: "", SPEED: "speed/", VALIDATION: "validation/"}  # before a metric's name, in TensorBoard
 
 # Rates and the time left come from this many seconds, so that they follow a change and forget the compilation.
 _WINDOW = 30.0
 
 
 class Writer:
-    """Writes metrics to ``directory/metrics.jsonl``, speed to ``speed.jsonl``, and both to a TensorBoard event file.
+    """Writes lines to ``directory/metrics.jsonl``, ``speed.jsonl`` and ``validation.jsonl``, and all of them to a
+    TensorBoard event file.
 
-    A line is ``{"step": 20, "loss/m3w": 1.5, ...}``, keys sorted. Those of metrics hold neither time nor speed: a run
-    that is killed and resumed from its checkpoint ends with the same file as one that was not.
+    A line is ``{"step": 20, "loss/m3w": 1.5, ...}``, keys sorted. Those of metrics and validation hold neither time nor
+    speed: a run that is killed and resumed from its checkpoint ends with the same files as one that was not.
     """
 
-    def __init__(self, directory: str | os.PathLike, resume_step: int):
+    def __init__(self, directory: str | os.PathLike, resume_step: int, owed: bool = False):
         """Opens them for writing after step ``resume_step`` (0: from the start), the step of the checkpoint in use.
 
-        Lines of later steps, and a line that a killed process left unfinished, are cut off; TensorBoard is told to
-        forget those steps. Raises OSError that names the file.
+        Lines of later steps, and a line that a killed process left unfinished, are cut off, as is that step's line of
+        validation where it is ``owed``; TensorBoard is told to forget those steps. Files are replaced by what is kept
+        of them: what a process of an older start still writes is nowhere. Raises OSError that names the file.
         """
         self._files: dict[str, TextIO] = {}
         self._directory = Path(directory)
         if jax.process_index():
             return
-        for name in (FILE, SPEED):
+        for name in _TAGS:
             path = self._directory / name
             with _named(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _truncate(path, resume_step)
+                _truncate(path, resume_step - (owed and name == VALIDATION))
                 self._files[name] = path.open("a", encoding="utf-8")
         with _named(self._directory):
             # The plain writer: tensorboardX's SummaryWriter writes in a thread, where a full disk would go unseen.
@@ -59,25 +62,21 @@ class Writer:
             self._events.write_event(start)
             self._events.flush()
 
-    def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float] | None = None) -> None:
-        """Appends one step's metrics and, where there is one, the speed until then (in TensorBoard ``speed/...``).
+    def write(self, step: int, values: Mapping[str, float], name: str = FILE) -> None:
+        """Appends one step's values to a file, unless there are none; in TensorBoard ``speed/...`` and
+        ``validation/...`` are those of the others.
 
         Raises OSError that names the file, e.g. when the disk is full.
         """
-        if not self._files:
+        if not self._files or not values:
             return
-        lines, tags = {FILE: values, SPEED: speed or {}}, {FILE: "", SPEED: "speed/"}
-        shown = []
-        for name, line in lines.items():
-            line = {key: float(value) for key, value in sorted(line.items())}
-            shown += [Summary.Value(tag=tags[name] + key, simple_value=value) for key, value in line.items()]
-            with _named(self._directory / name):
-                if line:
-                    self._files[name].write(json.dumps({"step": int(step)} | line) + "\n")
-                    self._files[name].flush()
+        line = {key: float(value) for key, value in sorted(values.items())}
+        with _named(self._directory / name):
+            self._files[name].write(json.dumps({"step": int(step)} | line) + "\n")
+            self._files[name].flush()
         with _named(self._directory):
-            summary = Summary(value=shown)
-            self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+            shown = [Summary.Value(tag=_TAGS[name] + key, simple_value=value) for key, value in line.items()]
+            self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=Summary(value=shown)))
 
     def flush(self) -> None:
         """Returns when all that was written is on the disk; to be called before a checkpoint refers to it."""

@@ -1,7 +1,8 @@
-"""Updates that were not made, because something in them was not finite: counted, and when they are too many."""
+"""Updates that were not made, because of what was not finite or a spike: counted, and when they are too many."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from flamingo_jax.training import ending
@@ -28,7 +29,8 @@ class Skips:
             self._count += 1
             wrong = {name: value for name, value in metrics.items() if name == "grad_norm" or name.startswith("loss/")}
             said = ", ".join(f"{name} {value:g}" for name, value in wrong.items())
-            self._say(f"update {step} was not made: {said}")
+            kind = "" if not all(map(math.isfinite, wrong.values())) else "a spike, "
+            self._say(f"update {step} was not made: {kind}{said}")
             self._recent.append([step, dict(starts)])
         self._recent = [entry for entry in self._recent if entry[0] > step - _WINDOW]
         if skipped and len(self._recent) > self._most:
@@ -38,7 +40,7 @@ class Skips:
     def _report(self, step: int) -> str:
         lines = [
             f"{len(self._recent)} of the last {min(step, _WINDOW):,} updates had a loss or gradients that were not "
-            f"finite, more than max_skipped={self._most}. They read:"
+            f"finite or spiked, more than max_skipped={self._most}. They read:"
         ]
         for number, starts in self._recent:
             for name, start in starts.items():

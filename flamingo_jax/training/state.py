@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flamingo_jax.config import ExampleConfig, MixConfig
 from flamingo_jax.data.example import empty_batch
 from flamingo_jax.models.int8 import inputs_of, like
-from flamingo_jax.training import sharding
+from flamingo_jax.training import sharding, spikes
 from flamingo_jax.training.objective import Objective
 
 
@@ -62,7 +62,10 @@ def weights(
 
 
 def state(mesh: Mesh, optimizer: optax.GradientTransformation, params: dict) -> dict[str, Any]:
-    """{"params", "opt_state", "step"} around ``params`` (``weights``), moments where their weights are."""
+    """{"params", "opt_state", "recent", "step"} around ``params`` (``weights``), moments where their weights are.
+
+    recent: what ``spikes`` looks at.
+    """
     everywhere = sharding.replicated(mesh)
     shapes = jax.eval_shape(optimizer.init, params)
     places = optax.tree_map_params(
@@ -72,8 +75,22 @@ def state(mesh: Mesh, optimizer: optax.GradientTransformation, params: dict) -> 
         params,
         transform_non_params=lambda _: everywhere,
     )
-    opt_state = jax.tree.map(_placed, shapes, places)
-    return {"params": params, "opt_state": opt_state, "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)}
+    return {
+        "params": params,
+        "opt_state": jax.tree.map(_placed, shapes, places),
+        "recent": jax.ShapeDtypeStruct(spikes.SHAPE, jnp.float32, sharding=everywhere),
+        "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+    }
+
+
+def initial(optimizer: optax.GradientTransformation, params: dict) -> dict[str, Any]:
+    """The state before the first step, of trainable weights."""
+    return {
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "recent": jnp.full(spikes.SHAPE, jnp.nan),
+        "step": jnp.zeros((), jnp.int32),
+    }
 
 
 def work(examples: Mapping[str, ExampleConfig], mixture: Mapping[str, MixConfig]) -> dict[str, int]:

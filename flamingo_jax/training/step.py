@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flamingo_jax.training import microbatch, sharding
+from flamingo_jax.models.parts import part_of
+from flamingo_jax.training import microbatch, sharding, spikes
 from flamingo_jax.training.objective import Objective
 from flamingo_jax.training.seen import count
 
@@ -20,15 +21,17 @@ def make_step(
     optimizer: optax.GradientTransformation,
     mixing: str = "accumulation",
     microbatches: Mapping[str, int] | None = None,
+    skip_spikes: float = 0.0,
 ) -> Callable:
     """step(state, frozen, batches) -> (state, metrics), to be jitted with ``state`` donated.
 
-    state: {"params", "opt_state", "step"}. batches: {dataset: batch} of the datasets that take part in this update
+    state: ``state.state``. batches: {dataset: batch} of the datasets that take part in this update
     (``mixing.turn``), each with a weight in ``lambdas``; every set of them is a program of its own. Gradients exist for
     ``params`` alone: ``frozen`` is an argument that nothing differentiates. Metrics are those of the parameters before
     the update, ``loss/<dataset>`` among them (of pairs that are merged, ``loss/merged``), ``seen/<dataset>``
-    (``seen.count``), and ``skipped``: 1 where a loss or the gradients' norm was not finite, and nothing but the number
-    of steps has changed.
+    (``seen.count``), ``grad_norm`` and that of each part of the model, ``grad_norm/<part>``, and ``skipped``: 1 where a
+    loss or the norm was not finite, and nothing but the number of steps has changed; or where the weighted loss or the
+    norm was ``skip_spikes`` standard deviations above what it was (``spikes``; 0: never).
 
     microbatches: into how many pieces a dataset's batch is cut, which are worked on one after the other; 1 for those
     that it does not name. They change nothing but memory and time.
@@ -50,12 +53,27 @@ def make_step(
             grads = jax.tree.map(lambda g, w=weights[name]: w * g, grads)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)
         updates, opt_state = optimizer.update(total, state["opt_state"], params)
-        norm = optax.global_norm(total)
-        losses = [value for name, value in metrics.items() if name.startswith("loss/")]
-        made = jnp.isfinite(jnp.stack([norm, *losses])).all()
+        norms = _norms(total)
+        norm = jnp.sqrt(sum(jnp.square(value) for value in norms.values()))
+        losses = {name: metrics[f"loss/{name}"] for name in batches}
+        made = jnp.isfinite(jnp.stack([norm, *losses.values()])).all()
+        now = jnp.stack([sum(weights[name] * loss for name, loss in losses.items()), norm])
+        if skip_spikes:
+            turns = len(lambdas) if mixing == "round_robin" else 1
+            made &= ~spikes.is_spike(state["recent"], now, skip_spikes, turns)
         after = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
         after = jax.tree.map(lambda new, old: jnp.where(made, new, old), after, {key: state[key] for key in after})
-        metrics |= {"grad_norm": norm, "skipped": 1 - made.astype(jnp.int32), **objective.monitor(params)}
-        return {**after, "step": state["step"] + 1}, metrics
+        metrics |= {"grad_norm": norm, **{f"grad_norm/{part}": value for part, value in norms.items()}}
+        metrics |= {"skipped": 1 - made.astype(jnp.int32), **objective.monitor(params)}
+        recent = spikes.record(state["recent"], now, made)
+        return {**after, "recent": recent, "step": state["step"] + 1}, metrics
 
     return step
+
+
+def _norms(gradients: dict) -> dict[str, jax.Array]:
+    """{part of the model (``models/parts.py``): the norm of its gradients}."""
+    parts: dict[str, list] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(gradients)[0]:
+        parts.setdefault(part_of([entry.key for entry in path]), []).append(leaf)
+    return {part: optax.tree.norm(leaves) for part, leaves in sorted(parts.items())}

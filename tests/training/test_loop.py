@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerConfig, StageConfig
-from flamingo_jax.training import ending, loop, metrics, microbatch, objective, outcome, sharding
+from flamingo_jax.training import ending, loop, metrics, microbatch, objective, outcome, placement, sharding
 from flamingo_jax.training.step import make_step
 
 
@@ -251,12 +251,12 @@ def test_frozen_weights_that_do_not_fit_are_listed(model_config, flamingo, tmp_p
     example = ExampleConfig(length=12, media=3, size=16)
     mesh = sharding.make_mesh(MeshConfig())
     frozen = flamingo[1]["frozen"]
-    initial, placed = loop.place_parts(mesh, goal, example, frozen, "float32")
+    initial, placed = placement.place_parts(mesh, goal, example, frozen, "float32")
     assert initial == {}
     chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(frozen))
     broken = {**frozen, "decoder": {**frozen["decoder"], "norm": {"scale": np.zeros(5)}, "extra": np.zeros(1)}}
     with pytest.raises(ValueError, match=r"(?s)decoder/extra.*nothing.*decoder/norm/scale.*\(32,\).*\(5,\)"):
-        loop.place_parts(mesh, goal, example, broken, "float32")
+        placement.place_parts(mesh, goal, example, broken, "float32")
 
 
 class Pages(Numbers):
@@ -273,7 +273,7 @@ def test_training_leaves_the_frozen_weights_as_they_were(model_config, flamingo,
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     goal = objective.flamingo(model_config, new_tokens=(3,), pad=0)
     example = ExampleConfig(length=12, media=3, size=16)
-    _, frozen = loop.place_parts(mesh, goal, example, flamingo[1]["frozen"], "float32")
+    _, frozen = placement.place_parts(mesh, goal, example, flamingo[1]["frozen"], "float32")
     plain = stage(model_config, tmp_path, Pages(), mesh, steps=3)
     pages = dataclasses.replace(plain, name="flamingo", objective=goal, examples={"text": example}, frozen=frozen)
     params, metrics = loop.train(pages)
@@ -292,7 +292,7 @@ def test_a_part_that_is_not_frozen_starts_from_its_weights_and_trains(model_conf
     goal = objective.flamingo(dataclasses.replace(model_config, frozen=("vision",)), new_tokens=(3,), pad=0)
     example = ExampleConfig(length=12, media=3, size=16)
     given = jax.device_get(flamingo[1]["frozen"])
-    initial, frozen = loop.place_parts(mesh, goal, example, given, "float32")
+    initial, frozen = placement.place_parts(mesh, goal, example, given, "float32")
     assert set(frozen) == {"vision"} and set(initial) == {"decoder"}
     plain = stage(model_config, tmp_path, Pages(), mesh, steps=2)
     rates = {"embeddings": 0.0, "language": 0.1}

@@ -56,14 +56,38 @@ def test_speed_stands_beside_the_metrics(tmp_path):
     """Cut at the checkpoint as they are; a step of which nothing was measured has no line."""
     writer = metrics.Writer(tmp_path, resume_step=0)
     for step in (1, 2, 3):
-        writer.write(step, values(step), {"mfu": 0.25 * step} if step > 1 else {})
+        writer.write(step, values(step))
+        writer.write(step, {"mfu": 0.25 * step} if step > 1 else {}, metrics.SPEED)
     writer.close()
     assert metrics.read(tmp_path, metrics.SPEED) == [{"step": 2, "mfu": 0.5}, {"step": 3, "mfu": 0.75}]
     metrics.Writer(tmp_path, resume_step=2).close()
     assert metrics.read(tmp_path, metrics.SPEED) == [{"step": 2, "mfu": 0.5}]
     assert "mfu" not in (tmp_path / "metrics.jsonl").read_text()
     tags = [{v.tag: v.simple_value for v in event.summary.value} for event in events(tmp_path) if event.summary.value]
-    assert tags[1] == pytest.approx(values(2) | {"speed/mfu": 0.5}) and "speed/mfu" not in tags[0]
+    assert tags[1:3] == [pytest.approx(values(2)), {"speed/mfu": 0.5}]
+
+
+def test_validation_that_is_owed_is_written_anew(tmp_path):
+    """The line of the checkpoint's own step goes, with those after it."""
+    writer = metrics.Writer(tmp_path, resume_step=0)
+    for step in (2, 4, 6):
+        writer.write(step, {"loss": 1.0 / step}, metrics.VALIDATION)
+    writer.close()
+    for owed, kept in ((False, [2, 4]), (True, [2])):
+        metrics.Writer(tmp_path, resume_step=4, owed=owed).close()
+        assert [line["step"] for line in metrics.read(tmp_path, metrics.VALIDATION)] == kept
+
+
+def test_what_an_older_start_still_writes_is_nowhere(tmp_path):
+    """Its process was only thought to be gone."""
+    stale = write_steps(tmp_path, 0, [1, 2])
+    newer = write_steps(tmp_path, 2, [3])
+    stale.write(3, {"loss/m3w": 99.0})
+    stale.close()
+    newer.write(4, values(4))
+    newer.close()
+    assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2, 3, 4]
+    assert "99.0" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_each_line_is_on_disk_at_once(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from flamingo_jax.config import MeshConfig, MixConfig, OptimizerConfig, StageConfig
 from flamingo_jax.training import mixing, sharding
+from flamingo_jax.training import state as shapes
 from flamingo_jax.training.objective import OBJECTIVES
 from flamingo_jax.training.step import make_step
 
@@ -62,7 +63,7 @@ def update(goal, variables, batches, weights, way, mesh_config):
     optimizer, params = optax.sgd(1.0), variables["params"]
     with sharding.use(mesh):
         batches = {name: sharding.put_batch(mesh, batch) for name, batch in batches.items()}
-        state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+        state = shapes.initial(optimizer, params)
         step = jax.jit(make_step(goal, weights, optimizer, way))
         state, metrics = jax.device_get(step(state, variables.get("frozen", {}), batches))
     return jax.tree.map(lambda before, after: before - after, jax.device_get(params), state["params"]), metrics

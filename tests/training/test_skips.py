@@ -35,7 +35,7 @@ def test_too_many_end_the_run_and_name_what_they_read():
         count.add(12, metrics(True), {"ltip": 7})
     assert end.value.code == ending.DIVERGED
     lines = end.value.sentence.splitlines()
-    assert lines[0].startswith("3 of the last 12 updates had a loss or gradients that were not finite, more than")
+    assert lines[0].startswith("3 of the last 12 updates had a loss or gradients that were not finite or spiked")
     assert lines[1].startswith("  step 10, m3w: 00000.array_record:300, 00000.array_record:301, ")
     assert lines[1].endswith("00000.array_record:319 and 10 more")
     assert lines[3].startswith("  step 12, ltip: 00000.array_record:7, ")

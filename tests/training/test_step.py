@@ -2,13 +2,13 @@
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from flamingo_jax.config import MeshConfig, OptimizerConfig
 from flamingo_jax.training import objective, sharding
+from flamingo_jax.training import state as shapes
 from flamingo_jax.training.optimizer import decayed, learning_rate, make_optimizer
 from flamingo_jax.training.step import make_step
 
@@ -43,7 +43,7 @@ def update(task, optimizer, mesh_config, weights=WEIGHTS):
         boxed = jax.eval_shape(lambda key: goal.init(key, next(iter(batches.values()))), jax.random.key(0))
         place = {name: sharding.shard_tree(mesh, boxed[name]) for name in ("params", "frozen")}
         params, frozen = (jax.device_put(variables[name], place[name]) for name in ("params", "frozen"))
-        state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+        state = shapes.initial(optimizer, params)
         return jax.device_get(jax.jit(make_step(goal, weights, optimizer))(state, frozen, batches))
 
 

@@ -135,7 +135,7 @@ def prepare(sizes, objective="flamingo", way="accumulation", mixture=None, model
     lambdas = {name: mix.weight for name, mix in mixture.items()}
     pieces = {name: mix.microbatches for name, mix in mixture.items()}
     step = jax.jit(make_step(which, lambdas, tx, way, pieces), donate_argnums=0, out_shardings=(places, None))
-    start = jax.jit(lambda p: {"params": p, "opt_state": tx.init(p), "step": np.int32(0)}, out_shardings=places)
+    start = jax.jit(lambda p: shapes.initial(tx, p), out_shardings=places)
     with sharding.use(mesh):
         return mesh, step, start(params), frozen
 
