@@ -30,7 +30,7 @@ from flamingo_jax.training.optimizer import learning_rate, make_optimizer
 from flamingo_jax.training.profile import Profile
 from flamingo_jax.training.seen import Seen
 from flamingo_jax.training.skips import Skips
-from flamingo_jax.training.speed import Speed
+from flamingo_jax.training.speed import Speed, memory
 from flamingo_jax.training.step import make_step
 from flamingo_jax.training.validation import Validation, best
 from flamingo_jax.training.watchdog import Watchdog
@@ -133,7 +133,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             speed.done(step)
             if step % log_every == 0:
                 writer.write(step, values)
-                writer.write(step, speed.look(step), SPEED)
+                if found := speed.look(step):
+                    writer.write(step, found | memory(), SPEED)
             return values
 
         def validate(step: int) -> bool:

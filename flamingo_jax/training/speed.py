@@ -1,10 +1,14 @@
-"""How fast a stage is: time per update, what is worked through in it, how much of it the devices' best rate needs."""
+"""How fast a stage is: time per update, what is worked through in it, how much of it the devices' best rate needs; and
+what memory it takes."""
 
 from __future__ import annotations
 
+import pathlib
+import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+import jax
 from jax.sharding import Mesh
 
 from flamingo_jax.training import chips
@@ -70,3 +74,20 @@ class Speed:
         if self.seconds_at_peak:
             found["mfu"] = self.seconds_at_peak / seconds
         return found
+
+
+def memory(devices: Iterable[jax.Device] | None = None) -> dict[str, float]:
+    """In GiB, of the fullest of these devices (this process's if none are given): ``memory``, in use; ``memory_peak``,
+    the most that ever was, where they tell (CPUs do not); and ``memory_host``, of this process."""
+    stats = [stats for device in devices or jax.local_devices() if (stats := device.memory_stats())]
+    names = {"memory": "bytes_in_use", "memory_peak": "peak_bytes_in_use"}
+    found = {name: max(stat[key] for stat in stats) for name, key in names.items()} if stats else {}
+    return {name: value / 2**30 for name, value in {**found, "memory_host": _resident()}.items()}
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory; where the system does not tell, the most that ever were."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

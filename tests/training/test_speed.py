@@ -1,5 +1,7 @@
 """Speed: by a clock that is told, over fake devices whose best rate is known or not."""
 
+import resource
+
 import jax
 import pytest
 
@@ -53,3 +55,20 @@ def test_what_is_not_known_is_not_told(monkeypatch):
         one.done(0)
         clock.now = 1.0
         assert one.look(1).keys() == always | more and one.seconds_at_peak == 0
+
+
+def test_memory_is_that_of_the_fullest_device_and_of_the_host():
+    class Device:
+        def __init__(self, **stats):
+            self.memory_stats = lambda: stats or None
+
+    gib = 2**30
+    two = [Device(bytes_in_use=2 * gib, peak_bytes_in_use=7 * gib), Device(bytes_in_use=3 * gib, peak_bytes_in_use=gib)]
+    found = speed.memory(two)
+    assert found.pop("memory_host") == pytest.approx(_high_water(), rel=0.5)
+    assert found == {"memory": 3.0, "memory_peak": 7.0}
+    assert speed.memory([Device()]).keys() == speed.memory().keys() == {"memory_host"}
+
+
+def _high_water():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
