@@ -48,6 +48,7 @@ setup(
         "beam": ["apache-beam"],
         "tpu": ["gcsfs", "jax[tpu]"],  # gcsfs: raw files and datasets at gs://
         "torch": ["torch"],
+        "wandb": ["wandb"],
         "test": [
             "apache-beam",
             "chex",

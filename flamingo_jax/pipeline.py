@@ -35,6 +35,7 @@ from flamingo_jax.training import (
     placement,
     sharding,
     state,
+    tracking,
     validation,
 )
 from flamingo_jax.training.checkpoint import discard
@@ -66,9 +67,11 @@ def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = p
                 _open_stream(config, name, dataset, workdir, vocabulary, mesh)
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
-    for name in config.order:
-        with ending.deferred():
-            _train(name, config, workdir, vocabulary, mesh, say)
+    project = config.wandb if hosts.is_first() else ""
+    with tracking.opened(project, workdir, dataclasses.asdict(config), config.order) as send:
+        for name in config.order:
+            with ending.deferred():
+                _train(name, config, workdir, vocabulary, mesh, say, send)
     results = {}
     if hosts.is_first():
         with hosts.alone():
@@ -165,7 +168,9 @@ def _open_stream(
     return streams.open_stream(config, stage, dataset, workdir, vocabulary, streams=config.streams, **hosts)
 
 
-def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say) -> None:
+def _train(
+    name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say, send: tracking.Send
+) -> None:
     directory, stage = workdir / name, config.stages[name]
     inputs = {
         part: source if "/" in source else outcome.result_weights(workdir, source)
@@ -206,6 +211,7 @@ def _train(name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: toke
                 directory=directory,
                 max_unreadable=config.streams.max_unreadable,
                 flops=_flops(stage, config, vocabulary, shapes, mesh),
+                send=send,
             ),
             say,
         )

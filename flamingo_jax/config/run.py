@@ -290,6 +290,7 @@ class RunConfig:
     order: the stages to run, by name (a ConfigDict does not keep the order of its keys).
     compilation_cache: the folder that keeps compiled programs, in which ``{workdir}`` stands for the run's; "" for
     none; "auto": ``{workdir}/compilation_cache``, but none on CPUs (``training/compilation.py``).
+    wandb: the project at Weights & Biases that metrics are sent to as well (``training/tracking.py``); "" for none.
     """
 
     seed: int
@@ -303,3 +304,4 @@ class RunConfig:
     streams: StreamsConfig = StreamsConfig()
     world: WorldConfig | None = None
     compilation_cache: str = "auto"
+    wandb: str = ""

@@ -32,6 +32,7 @@ from flamingo_jax.training.seen import Seen
 from flamingo_jax.training.skips import Skips
 from flamingo_jax.training.speed import Speed, memory
 from flamingo_jax.training.step import make_step
+from flamingo_jax.training.tracking import Send, send_nothing
 from flamingo_jax.training.validation import Validation, best
 from flamingo_jax.training.watchdog import Watchdog
 
@@ -44,7 +45,7 @@ class Stage:
     dataset; max_unreadable: the share of it that may be unreadable. frozen: the objective's frozen collection, already
     on the mesh. initial: weights of ``params`` that do not start at random. flops: floating-point operations that one
     gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it. validation: open
-    the streams of the config's validation datasets, from their beginnings.
+    the streams of the config's validation datasets, from their beginnings. send: ``metrics.Writer``'s.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     max_unreadable: float = 0.01
     flops: float = 0.0
     validation: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    send: Send = send_nothing
 
 
 def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[str, float]]:
@@ -96,7 +98,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         checkpoints.prepare(state)
         step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces, config.skip_spikes)
         step_fn = compiler.jit(step, state, stage.mesh)
-        writer = Writer(stage.directory, start, owed)
+        writer = Writer(stage.directory, start, owed, stage.send)
         stack.callback(writer.close)
         progress = Progress(stage.name, config.steps, start)
         stack.callback(progress.close)

@@ -22,6 +22,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from flamingo_jax.data.file import write_whole
+from flamingo_jax.training.tracking import Send, send_nothing
 
 FILE, SPEED, VALIDATION = "metrics.jsonl", "speed.jsonl", "validation.jsonl"
 _TAGS = {FILE: "", SPEED: "speed/", VALIDATION: "validation/"}  # before a metric's name, in TensorBoard
@@ -38,15 +39,16 @@ class Writer:
     speed: a run that is killed and resumed from its checkpoint ends with the same files as one that was not.
     """
 
-    def __init__(self, directory: str | os.PathLike, resume_step: int, owed: bool = False):
+    def __init__(self, directory: str | os.PathLike, resume_step: int, owed: bool = False, send: Send = send_nothing):
         """Opens them for writing after step ``resume_step`` (0: from the start), the step of the checkpoint in use.
 
         Lines of later steps, and a line that a killed process left unfinished, are cut off, as is that step's line of
         validation where it is ``owed``; TensorBoard is told to forget those steps. Files are replaced by what is kept
-        of them: what a process of an older start still writes is nowhere. Raises OSError that names the file.
+        of them: what a process of an older start still writes is nowhere. send: takes what is written, as
+        (the folder's name, step, values). Raises OSError that names the file.
         """
         self._files: dict[str, TextIO] = {}
-        self._directory = Path(directory)
+        self._directory, self._send = Path(directory), send
         if jax.process_index():
             return
         for name in _TAGS:
@@ -74,6 +76,7 @@ class Writer:
         with _named(self._directory / name):
             self._files[name].write(json.dumps({"step": int(step)} | line) + "\n")
             self._files[name].flush()
+        self._send(self._directory.name, int(step), {_TAGS[name] + key: value for key, value in line.items()})
         with _named(self._directory):
             shown = [Summary.Value(tag=_TAGS[name] + key, simple_value=value) for key, value in line.items()]
             self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=Summary(value=shown)))

@@ -1,0 +1,61 @@
+"""Metrics at Weights & Biases, beside the files that have them anyway (``pip install -e '.[wandb]'``)."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from flamingo_jax.data.file import write_whole
+
+Send = Callable[[str, int, Mapping[str, float]], None]
+
+
+def send_nothing(stage: str, step: int, values: Mapping[str, float]) -> None:
+    """Where nobody asked for it."""
+
+
+@contextlib.contextmanager
+def opened(project: str, workdir: pathlib.Path, config: dict, stages: Iterable[str]) -> Iterator[Send]:
+    """send(stage, step, values), to a run of ``project`` that is the workdir's, whenever it is started again; "" sends
+    nothing. For the process that writes.
+
+    Every stage has its own axis, ``STAGE/step``, on which what is trained anew after a restart lies over what was there.
+    Where it is sent, or kept to be sent later, the library's own variables say (``WANDB_API_KEY``, ``WANDB_MODE``).
+
+    Raises ImportError without the library, and ValueError when it cannot begin, such as without a key.
+    """
+    if not project:
+        yield send_nothing
+        return
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError(f"config.wandb={project!r} needs a library: pip install wandb, or leave it empty.") from None
+    folder = workdir / "wandb"
+    folder.mkdir(exist_ok=True)
+    known = folder / "id.txt"
+    if not known.exists():
+        write_whole(known, secrets.token_hex(4))
+    try:
+        run = wandb.init(
+            project=project, id=known.read_text(), name=workdir.name, resume="allow", dir=str(workdir), config=config
+        )
+    except wandb.Error as error:
+        raise ValueError(
+            f"config.wandb={project!r}: Weights & Biases cannot begin: {error} WANDB_MODE=offline keeps metrics in "
+            f"{folder}, to be sent later."
+        ) from error
+    for stage in stages:
+        run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+
+    def send(stage: str, step: int, values: Mapping[str, float]) -> None:
+        run.log({f"{stage}/{name}": value for name, value in values.items()} | {f"{stage}/step": step})
+
+    try:
+        yield send
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
