@@ -21,7 +21,7 @@ def opened(project: str, workdir: pathlib.Path, config: dict, stages: Iterable[s
     """send(stage, step, values), to a run of ``project`` that is the workdir's, whenever it is started again; "" sends
     nothing. For the process that writes.
 
-    Every stage has its own axis, ``STAGE/step``, on which what is trained anew after a restart lies over what was there.
+    Every stage has its own axis, ``STAGE/step``, on which what is trained again after a restart lies over what was.
     Where it is sent, or kept to be sent later, the library's own variables say (``WANDB_API_KEY``, ``WANDB_MODE``).
 
     Raises ImportError without the library, and ValueError when it cannot begin, such as without a key.
