@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import os
 import pathlib
 import re
@@ -25,8 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.data.file import write_whole
 from flamingo_jax.training import fingerprint, hosts, sharding
-
-_FROM = "from"
+from flamingo_jax.training.attempts import FROM, Found, find, numbered
 
 
 class Checkpoints:
@@ -59,7 +57,7 @@ class Checkpoints:
         self._older = [Found(directory / path, step) for path, step in hosts.agree(older)]  # a network's disk may lag
         attempt = 0
         if hosts.is_first():
-            attempt = 1 + max((int(path.name) for path in _numbered(directory)), default=0)
+            attempt = 1 + max((int(path.name) for path in numbered(directory)), default=0)
             with writing(directory):
                 (directory / str(attempt)).mkdir(parents=True)
             for left in directory.glob("*/*.orbax-checkpoint-tmp*"):  # by a process that was killed
@@ -80,7 +78,7 @@ class Checkpoints:
             hosts.wait(f"{found.name} read")
             if not (wrong or hosts.called(f"damaged {found.name}")):
                 if hosts.is_first():
-                    write_whole(self.folder / _FROM, str(found.step))
+                    write_whole(self.folder / FROM, str(found.step))
                 return state, notes
             self._say(f"the checkpoint of step {found.step} is damaged and passed over ({wrong or 'elsewhere'})")
         if self._older:
@@ -149,7 +147,7 @@ class Checkpoints:
 def discard(directory: pathlib.Path, every: int = 0) -> None:
     """Frees what a finished stage needs no more: all but what is kept for ever."""
     kept = {found.path.parent for found in find(directory) if _is_kept(found.step, every)}
-    for attempt in _numbered(directory):
+    for attempt in numbered(directory):
         if attempt not in kept:
             shutil.rmtree(attempt, ignore_errors=True)
     _delete(found for found in find(directory) if not _is_kept(found.step, every))
@@ -164,41 +162,6 @@ def _is_kept(step: int, every: int) -> bool:
 def _delete(checkpoints: Iterable[Found]) -> None:
     for found in checkpoints:
         shutil.rmtree(found.path, ignore_errors=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """A checkpoint on the disk."""
-
-    path: pathlib.Path
-    step: int
-
-    @property
-    def name(self) -> str:
-        """Stage, attempt and step, the same on every host."""
-        return "/".join(self.path.parts[-4:])
-
-
-def find(directory: pathlib.Path) -> list[Found]:
-    """All complete checkpoints, from the newest attempt's newest on. What an attempt has written beyond the step from
-    which a later one went on is not among them.
-
-    Raises ValueError when they are of an older version of this package.
-    """
-    found, limit = [], float("inf")
-    for attempt in sorted(_numbered(directory), key=lambda path: -int(path.name)):
-        if (attempt / "_CHECKPOINT_METADATA").exists():
-            raise ValueError(f"{attempt} was written by an older version; delete {directory} to start the stage anew.")
-        steps = sorted((int(path.name) for path in _numbered(attempt)), reverse=True)
-        found += [Found(attempt / str(step), step) for step in steps if step <= limit]
-        if (attempt / _FROM).exists():
-            limit = min(limit, int((attempt / _FROM).read_text()))
-    return found
-
-
-def _numbered(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    if folder.exists():
-        yield from (path for path in folder.iterdir() if path.name.isdecimal())
 
 
 def _make_snapshot(state: dict) -> Callable:

@@ -23,6 +23,7 @@ from flamingo_jax.models.int8 import is_int8
 from flamingo_jax.training import compiler, ending, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.checkpoint import Checkpoints
+from flamingo_jax.training.ledger import Ledger
 from flamingo_jax.training.lookout import Lookout
 from flamingo_jax.training.metrics import Progress, Writer
 from flamingo_jax.training.mixing import turn
@@ -42,7 +43,8 @@ class Stage:
     examples: the shape of each dataset's rows. streams: a ``data.stream.Stream`` of {key: [rows / processes, ..]} per
     dataset; max_unreadable: the share of it that may be unreadable. frozen: the objective's frozen collection, already
     on the mesh. initial: weights of ``params`` that do not start at random. flops: floating-point operations that one
-    gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it.
+    gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it. ledger: told
+    where the time goes.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Stage:
     directory: pathlib.Path
     max_unreadable: float = 0.01
     flops: float = 0.0
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
 
 
 def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[str, float]]:
@@ -65,7 +68,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     Everything that decides the result (weights, optimizer state, step, each stream's position) is saved in one
     checkpoint, so a run that is killed anywhere and started again ends with the same bits.
     """
-    config = stage.config
+    config, ledger = stage.config, stage.ledger
     optimizer = make_optimizer(config.optimizer, config.steps)
     lambdas = {name: mix.weight for name, mix in config.mixture.items()}
     pieces = {name: mix.microbatches for name, mix in config.mixture.items()}
@@ -78,7 +81,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         checkpoints = Checkpoints(
             stage.directory / "checkpoints", tell, latest=config.keep_latest, every=config.keep_every_steps
         )
-        stack.callback(checkpoints.close)
+        stack.callback(ledger.during("save")(checkpoints.close))
         for stream in stage.streams.values():
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))
@@ -118,10 +121,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             values = skips.add(step, seen.add(metrics), starts)
             progress.update(step, values, **work, seconds_at_peak=speed.seconds_at_peak)
             speed.done(step)
+            ledger.done(step)
             if step % log_every == 0:
                 writer.write(step, values, speed.look(step))
             return values
 
+        stack.enter_context(ledger.training(stage.name, start))
         metrics: dict[str, jax.Array] = {}
         starts: dict[str, int] = {}
         for step in range(start, config.steps):
@@ -133,9 +138,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             if state["step"].is_ready():  # else the devices were still at work, and lost nothing
                 progress.waited(lost)
                 speed.waited(lost)
+                ledger.add("data", lost)
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             profile.before(step + 1, state)
-            with jax.profiler.StepTraceAnnotation(stage.name, step_num=step + 1):
+            # A program's first call returns when it is compiled; the devices then work on it.
+            at_work = ledger.during("train" if step >= start + round_length else "compile")
+            with at_work, jax.profiler.StepTraceAnnotation(stage.name, step_num=step + 1):
                 state, new = sharding.settled(step_fn(state, stage.frozen, batches))
             profile.after(step + 1, state)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
@@ -146,8 +154,9 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             if due.save:
                 report(step + 1, metrics, starts)
                 metrics = {}
-                writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
-                checkpoints.save(step + 1, state, {"streams": seen.state(), "skips": skips.state()})
+                with ledger.during("save"):
+                    writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
+                    checkpoints.save(step + 1, state, {"streams": seen.state(), "skips": skips.state()})
                 checkpoints.check()
             if due.stop:
                 _stop(stage, checkpoints, step + 1)
@@ -160,7 +169,9 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
 def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     """Ends the program after SIGTERM."""
     at = f"step {step} of {stage.config.steps}"
-    said = f"is saved at {at}" if checkpoints.wait() else f"could not be saved at {at}, and falls back to an older one"
+    with stage.ledger.during("save"):
+        saved = checkpoints.wait()
+    said = f"is saved at {at}" if saved else f"could not be saved at {at}, and falls back to an older one"
     hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
@@ -171,7 +182,8 @@ def _start(
     """The stage's state on the mesh: restored from the newest checkpoint, or initialised."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
-    restored = checkpoints.restore(abstract)
+    with stage.ledger.during("restore"):
+        restored = checkpoints.restore(abstract)
     if restored is None:
         return _initialise(stage, optimizer, abstract, example)
     state, notes = restored
