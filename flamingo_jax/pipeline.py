@@ -23,12 +23,13 @@ from flamingo_jax.data import packing, stream, tokenizer
 from flamingo_jax.data.prepare import is_prepared, prepare
 from flamingo_jax.data.sources import index
 from flamingo_jax.data.world import write as world
-from flamingo_jax.evaluation import evaluate, tasks
+from flamingo_jax.evaluation import evaluate, plots, tasks
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training import (
     compilation,
     ending,
     flops,
+    goodput,
     hosts,
     loop,
     outcome,
@@ -39,43 +40,76 @@ from flamingo_jax.training import (
     validation,
 )
 from flamingo_jax.training.checkpoint import discard
+from flamingo_jax.training.ledger import Ledger
 from flamingo_jax.training.metrics import Progress
 from flamingo_jax.training.objective import OBJECTIVES
 
 
-def run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print) -> dict:
+def run(
+    config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None] = print, begun: float | None = None
+) -> dict:
     """Runs, resumes or skips every stage of ``config`` in ``workdir``. Returns the evaluation's results.
 
     Of several processes the first prepares and evaluates, and all train. The others say nothing and return {}.
+
+    begun: when the program was started, in seconds since the epoch, from which ``goodput.jsonl`` counts; None: now.
     """
-    say = say if hosts.is_first() else _say_nothing
+    if not hosts.is_first():
+        return _run(config, workdir, _say_nothing, Ledger())
+    with _ledger(workdir, say, begun) as ledger:
+        return _run(config, workdir, say, ledger)
+
+
+@contextlib.contextmanager
+def _ledger(workdir: pathlib.Path, say, begun: float | None):
+    """The run's ledger. What it comes to is said when the run ends in good order, and drawn when it is complete."""
+    path = workdir / goodput.FILE
+    ledger = Ledger(path, begun=begun)
+    try:
+        yield ledger
+    except BaseException as error:
+        ledger.close()
+        if isinstance(error, ending.Ended):
+            say(goodput.sentence(goodput.summary(path)))
+        raise
+    worked = ledger.begun
+    ledger.close(complete=True)
+    if worked:
+        (workdir / "evaluation").mkdir(exist_ok=True)
+        plots.goodput(path, workdir / "evaluation" / "goodput.png")
+    if path.exists():
+        say(goodput.sentence(goodput.summary(path)))
+
+
+def _run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None], ledger: Ledger) -> dict:
     compilation.keep(config.compilation_cache, workdir)
     mesh = sharding.make_mesh(config.mesh)
-    for name in config.order:
-        if outcome.read_result(workdir / name) is None:
-            sources.check_folders(f"config.stages.{name}.parts", config.stages[name], config)
+    unfinished = [name for name in config.order if outcome.read_result(workdir / name) is None]
+    for name in unfinished:
+        sources.check_folders(f"config.stages.{name}.parts", config.stages[name], config)
+    if unfinished:
+        ledger.begin()
     if hosts.is_first():
         _prepare(config, workdir, say)
         _train_tokenizer(config, workdir, say)
     hosts.wait("prepared")
     hosts.check_shared(workdir / "config.json")
     vocabulary = sources.run_tokenizer(config, workdir)
-    for name in config.order:
-        if outcome.read_result(workdir / name) is None:
-            stage = config.stages[name]
-            for dataset in (*stage.mixture, *stage.validation):  # the last stage's mistakes are said before the first
-                _open_stream(config, name, dataset, workdir, vocabulary, mesh)
+    for name in unfinished:
+        stage = config.stages[name]
+        for dataset in (*stage.mixture, *stage.validation):  # the last stage's mistakes are said before the first
+            _open_stream(config, name, dataset, workdir, vocabulary, mesh)
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
-    project = config.wandb if hosts.is_first() else ""
+    project = config.wandb if hosts.is_first() and unfinished else ""
     with tracking.opened(project, workdir, dataclasses.asdict(config), config.order) as send:
         for name in config.order:
             with ending.deferred():
-                _train(name, config, workdir, vocabulary, mesh, say, send)
+                _train(name, config, workdir, vocabulary, mesh, say, ledger, send)
     results = {}
     if hosts.is_first():
         with hosts.alone():
-            results = _evaluate(config, workdir, vocabulary, say)
+            results = _evaluate(config, workdir, vocabulary, say, ledger)
     hosts.wait("evaluated")
     return results
 
@@ -169,7 +203,14 @@ def _open_stream(
 
 
 def _train(
-    name: str, config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, mesh, say, send: tracking.Send
+    name: str,
+    config: RunConfig,
+    workdir: pathlib.Path,
+    vocabulary: tokenizer.Tokenizer,
+    mesh,
+    say,
+    ledger: Ledger,
+    send: tracking.Send,
 ) -> None:
     directory, stage = workdir / name, config.stages[name]
     inputs = {
@@ -211,11 +252,13 @@ def _train(
                 directory=directory,
                 max_unreadable=config.streams.max_unreadable,
                 flops=_flops(stage, config, vocabulary, shapes, mesh),
+                ledger=ledger,
                 send=send,
             ),
             say,
         )
-    weights = outcome.store_weights(workdir, name, params)
+    with ledger.during("save"):
+        weights = outcome.store_weights(workdir, name, params)
     if hosts.is_first():
         result = {"weights": weights, "steps": stage.steps, "metrics": metrics, "config": dataclasses.asdict(stage)}
         outcome.write_result(directory, result)
@@ -247,7 +290,7 @@ def _pretrained(stage: StageConfig, config: RunConfig, workdir: pathlib.Path, ob
     )
 
 
-def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say) -> dict:
+def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.Tokenizer, say, ledger: Ledger) -> dict:
     directory = workdir / "evaluation"
     name = next((name for name in reversed(config.order) if config.stages[name].objective == "flamingo"), None)
     if name is None:
@@ -260,9 +303,10 @@ def _evaluate(config: RunConfig, workdir: pathlib.Path, vocabulary: tokenizer.To
             say("evaluation: complete")
             return results
         say(f"evaluation: {name} was trained anew, so it starts anew")
+    ledger.begin()
     found = sources.finished(config, workdir, name)
     model = Flamingo(found.config, vocabulary.new_tokens)
-    with _timed("evaluation", say):
+    with _timed("evaluation", say), ledger.during("evaluation"):
         results = evaluate.run(
             model,
             found.place(),

@@ -13,6 +13,9 @@ with a DIR that they share, it is one run (``training/hosts.py``).
     DIR/weights/             finished weights, addressed by content
     DIR/compilation_cache/   compiled programs; not on CPUs
     DIR/evaluation/          results.json, results.md, plots
+    DIR/goodput.jsonl        where the time of all starts went
+
+``python -m flamingo_jax.train --status=DIR`` tells where it stands, also while it is at work.
 """
 
 from __future__ import annotations
@@ -32,12 +35,15 @@ from flamingo_jax import config as configs
 from flamingo_jax.command import CONFIG, EXAMPLE, make_parser
 from flamingo_jax.config import RunConfig
 from flamingo_jax.data.file import write_whole
+from flamingo_jax.status import LOCK, status
+from flamingo_jax.training import goodput
+from flamingo_jax.training.clock import process_start
 
 flags.adopt_module_key_flags(command)
 flags.adopt_module_key_flags(errors)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of this run.")
 _ACCEPT = flags.DEFINE_bool("accept_changed_config", False, "Continue a workdir that another config made.")
-_LOCK = ".lock"
+_STATUS = flags.DEFINE_string("status", None, "Only tell where the run in this folder stands; --config is not needed.")
 _PACKAGE = pathlib.Path(__file__).parent
 
 
@@ -54,7 +60,9 @@ def make_folder(workdir: pathlib.Path) -> None:
 def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool) -> None:
     """Records the config in a new workdir; in an old one raises ValueError when it was made by another config."""
     path, text = workdir / "config.json", configs.to_json(config)
-    made = any(child.name not in (path.name, _LOCK) for child in workdir.iterdir())  # else there is nothing to protect
+    made = any(
+        child.name not in (path.name, LOCK, goodput.FILE) for child in workdir.iterdir()
+    )  # else there is nothing to protect
     if made and path.exists() and not accept_changed:
         old, new = path.read_text().splitlines(), text.splitlines()
         change = "\n".join(difflib.unified_diff(old, new, "the workdir's config", "this config", n=2, lineterm=""))
@@ -69,7 +77,7 @@ def check_workdir(config: RunConfig, workdir: pathlib.Path, accept_changed: bool
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path):
     """Keeps other processes out of the workdir. Raises ValueError when one is at work in it."""
-    with (workdir / _LOCK).open("w") as file:
+    with (workdir / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -104,6 +112,10 @@ def order_collectives() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"flamingo_jax.train: {argv[1]!r} is no option; options look like --config.seed=1.")
+    if _STATUS.value is not None:
+        with errors.as_sentences("flamingo_jax.train"):
+            print(status(pathlib.Path(_STATUS.value)))
+        return
     if CONFIG.value is None:
         sys.exit(f"flamingo_jax.train: Give a config: {EXAMPLE}.")
     if not flags.FLAGS["verbosity"].present:
@@ -135,7 +147,7 @@ def main(argv: list[str]) -> None:
                 stack.enter_context(lock(workdir))
                 check_workdir(config, workdir, _ACCEPT.value)
             try:
-                pipeline.run(config, workdir)
+                pipeline.run(config, workdir, begun=process_start())
             except ending.Ended as end:
                 print(f"flamingo_jax.train: {end.sentence}", file=sys.stderr)
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 from collections.abc import Iterable
@@ -39,6 +40,19 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[bytes])
     finally:
         with contextlib.suppress(OSError):  # in a folder without permission, the error above says it
             temporary.unlink(missing_ok=True)
+
+
+def read_lines(path: str | os.PathLike) -> list[dict]:
+    """The lines of a file of JSON lines, in order; what a kill or a full disk left unfinished is left out.
+
+    Raises OSError if there is no such file.
+    """
+    found = []
+    for line in pathlib.Path(path).read_bytes().splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            if line.endswith(b"\n"):
+                found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def save_array(path: str, array: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The plots: score against shots, training curves, gates over time. Drawn to PNG files; no window is opened."""
+"""The plots: score against shots, training curves, gates over time, goodput. Drawn to PNG files, without a window."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from matplotlib.figure import Figure  # without pyplot, which would choose a win
 
 from flamingo_jax.data.file import write_whole
 from flamingo_jax.training import metrics
+from flamingo_jax.training.clock import clock_time
+from flamingo_jax.training.goodput import starts, summary
 
 _COLOURS = matplotlib.colormaps["tab10"].colors
 _GREY = "0.45"
@@ -151,6 +153,51 @@ def gates(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
         axes[0][0].set_ylabel("|tanh(gate)|")
         _save(figure, path)
     return True
+
+
+_ORDER = ("start", "restore", "compile", "train", "data", "save", "lost", "evaluation")  # about as they come
+_BUCKETS = {
+    "train": "#2ca02c", "start": "0.55", "compile": "#9467bd", "restore": "#17becf", "data": "#ff7f0e",
+    "save": "#8c564b", "evaluation": "#1f77b4", "lost": "#d62728", "down": "0.85",
+}  # fmt: skip
+
+
+def goodput(source: pathlib.Path, path: pathlib.Path) -> bool:
+    """Draws where the time of a run went, of ``goodput.jsonl``: all of it above, below each start in its place. False
+    when there is none."""
+    whole, some = summary(source), starts(source)
+    if not whole:
+        return False
+    total = sum(whole.values())
+    unit, name = next(
+        ((s, n) for s, n in ((86400, "days"), (3600, "hours"), (60, "minutes")) if total >= 3 * s), (1, "s")
+    )
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure((8.0, 2.3 + min(0.24 * len(some), 4.0)), layout="constrained")
+        above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.8 + min(0.4 * len(some), 6.0)))
+        _stack(above, whole, 0.0, 0, 100 / total)
+        for bucket, seconds in whole.items():
+            if (share := 100 * seconds / total) >= 0.05:
+                above.bar(0, 0, color=_BUCKETS[bucket], label=f"{bucket} {share:.1f} %")
+        above.set(xlim=(0, 100), yticks=[], xlabel="% of the time")
+        above.set_title(f"{100 * whole['train'] / total:.1f} % of {clock_time(total)} trained")
+        above.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05))
+        begin = 0.0
+        for number, start in enumerate(some):
+            parts = start["seconds"]
+            _stack(below, {name: parts[name] for name in ("down", *_ORDER)}, begin, number, 1 / unit)
+            begin += sum(parts.values()) / unit
+        below.set(xlim=(0, total / unit), xlabel=name, ylabel="start", ylim=(len(some) - 0.4, -0.6))
+        ticks = range(0, len(some), 1 + len(some) // 12)
+        below.set_yticks(ticks, [number + 1 for number in ticks])
+        _save(figure, path)
+    return True
+
+
+def _stack(axis, seconds: Mapping[str, float], left: float, row: int, scale: float) -> None:
+    for bucket, value in seconds.items():
+        axis.barh(row, value * scale, left=left, color=_BUCKETS[bucket], height=0.8)
+        left += value * scale
 
 
 def _rows(path: pathlib.Path) -> list[dict]:

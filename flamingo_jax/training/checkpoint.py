@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import os
 import pathlib
 import re
@@ -25,8 +24,8 @@ from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.data.file import write_whole
 from flamingo_jax.training import fingerprint, hosts, sharding
+from flamingo_jax.training.attempts import FROM, Found, find, numbered
 
-_FROM = "from"
 _SHOWN = 5  # arrays that a message names
 
 
@@ -63,7 +62,7 @@ class Checkpoints:
         self._older = [Found(directory / path, step) for path, step in hosts.agree(older)]  # a network's disk may lag
         attempt = 0
         if hosts.is_first():
-            attempt = 1 + max((int(path.name) for path in _numbered(directory)), default=0)
+            attempt = 1 + max((int(path.name) for path in numbered(directory)), default=0)
             with writing(directory):
                 (directory / str(attempt)).mkdir(parents=True)
             for left in directory.glob("*/*.orbax-checkpoint-tmp*"):  # by a process that was killed
@@ -84,7 +83,7 @@ class Checkpoints:
             hosts.wait(f"{found.name} read")
             if not (wrong or hosts.called(f"damaged {found.name}")):
                 if hosts.is_first():
-                    write_whole(self.folder / _FROM, str(found.step))
+                    write_whole(self.folder / FROM, str(found.step))
                 return state, notes
             self._say(f"the checkpoint of step {found.step} is damaged and passed over ({wrong or 'elsewhere'})")
         if self._older:
@@ -179,7 +178,7 @@ def discard(directory: pathlib.Path, every: int = 0, best: Collection[int] = ())
     """Frees what a finished stage needs no more: all but what is kept for ever and the best steps."""
     everything = find(directory)
     kept = _kept(everything, every, best)
-    for attempt in _numbered(directory):
+    for attempt in numbered(directory):
         if attempt not in {found.path.parent for found in kept}:
             shutil.rmtree(attempt, ignore_errors=True)
     _delete(found for found in everything if found not in kept)
@@ -194,41 +193,6 @@ def _kept(everything: list[Found], every: int, best: Collection[int]) -> list[Fo
 def _delete(checkpoints: Iterable[Found]) -> None:
     for found in checkpoints:
         shutil.rmtree(found.path, ignore_errors=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """A checkpoint on the disk."""
-
-    path: pathlib.Path
-    step: int
-
-    @property
-    def name(self) -> str:
-        """Stage, attempt and step, the same on every host."""
-        return "/".join(self.path.parts[-4:])
-
-
-def find(directory: pathlib.Path) -> list[Found]:
-    """All complete checkpoints, from the newest attempt's newest on. What an attempt has written beyond the step from
-    which a later one went on is not among them.
-
-    Raises ValueError when they are of an older version of this package.
-    """
-    found, limit = [], float("inf")
-    for attempt in sorted(_numbered(directory), key=lambda path: -int(path.name)):
-        if (attempt / "_CHECKPOINT_METADATA").exists():
-            raise ValueError(f"{attempt} was written by an older version; delete {directory} to start the stage anew.")
-        steps = sorted((int(path.name) for path in _numbered(attempt)), reverse=True)
-        found += [Found(attempt / str(step), step) for step in steps if step <= limit]
-        if (attempt / _FROM).exists():
-            limit = min(limit, int((attempt / _FROM).read_text()))
-    return found
-
-
-def _numbered(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    if folder.exists():
-        yield from (path for path in folder.iterdir() if path.name.isdecimal())
 
 
 def _make_snapshot(state: dict) -> Callable:

@@ -22,6 +22,7 @@ from flamingo_jax.data.example import empty_batch
 from flamingo_jax.training import compiler, ending, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.checkpoint import Checkpoints
+from flamingo_jax.training.ledger import Ledger
 from flamingo_jax.training.lookout import Lookout, stopping
 from flamingo_jax.training.metrics import SPEED, VALIDATION, Progress, Writer
 from flamingo_jax.training.mixing import turn
@@ -45,7 +46,8 @@ class Stage:
     dataset; max_unreadable: the share of it that may be unreadable. frozen: the objective's frozen collection, already
     on the mesh. initial: weights of ``params`` that do not start at random. flops: floating-point operations that one
     gradient of every dataset needs (``flops.of_gradients``); 0: not known, and no speed is told by it. validation: open
-    the streams of the config's validation datasets, from their beginnings. send: ``metrics.Writer``'s.
+    the streams of the config's validation datasets, from their beginnings. ledger: told where the time goes. send:
+    ``metrics.Writer``'s.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Stage:
     max_unreadable: float = 0.01
     flops: float = 0.0
     validation: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
     send: Send = send_nothing
 
 
@@ -70,7 +73,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
     Everything that decides the result (weights, optimizer state, step, each stream's position) is saved in one
     checkpoint, so a run that is killed anywhere and started again ends with the same bits.
     """
-    config = stage.config
+    config, ledger = stage.config, stage.ledger
     optimizer = make_optimizer(config.optimizer, config.steps)
     lambdas = {name: mix.weight for name, mix in config.mixture.items()}
     pieces = {name: mix.microbatches for name, mix in config.mixture.items()}
@@ -87,7 +90,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             every=config.keep_every_steps,
             best=lambda: best(stage.directory, config.keep_best),
         )
-        stack.callback(checkpoints.close)
+        stack.callback(ledger.during("save")(checkpoints.close))
         for stream in stage.streams.values():
             stack.callback(stream.close)
         stack.enter_context(sharding.use(stage.mesh))
@@ -95,7 +98,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         skips = Skips(stage.streams, config.max_skipped, tell)
         state, owed = _start(stage, optimizer, checkpoints, seen, skips, tell)
         start = int(state["step"])
-        checkpoints.prepare(state)
+        with ledger.during("compile"):
+            checkpoints.prepare(state)
         step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces, config.skip_spikes)
         step_fn = compiler.jit(step, state, stage.mesh)
         writer = Writer(stage.directory, start, owed, stage.send)
@@ -133,6 +137,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             watchdog.beat(f"update {step} was made")
             progress.update(step, values, **work, seconds_at_peak=speed.seconds_at_peak)
             speed.done(step)
+            ledger.done(step)
             if step % log_every == 0:
                 writer.write(step, values)
                 if found := speed.look(step):
@@ -146,15 +151,16 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 watchdog.beat(f"a batch was validated after update {step}")
                 return not stopping()
 
-            losses = validation.run(state["params"], stage.frozen, go_on)
+            with ledger.during("evaluation"):
+                losses = validation.run(state["params"], stage.frozen, go_on)
             writer.write(step, losses, VALIDATION)
             if losses:
                 tell(f"step {step}: validation " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()))
             return bool(losses)
 
+        stack.enter_context(ledger.training(stage.name, start))
         if owed and not validate(start):
             _stop(stage, checkpoints, start)
-
         metrics: dict[str, jax.Array] = {}
         starts: dict[str, int] = {}
         for step in range(start, config.steps):
@@ -166,9 +172,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             if state["step"].is_ready():  # else the devices were still at work, and lost nothing
                 progress.waited(lost)
                 speed.waited(lost)
+                ledger.add("data", lost)
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             profile.before(step + 1, state)
-            with jax.profiler.StepTraceAnnotation(stage.name, step_num=step + 1):
+            # A program's first call returns when it is compiled; the devices then work on it.
+            at_work = ledger.during("train" if step >= start + round_length else "compile")
+            with at_work, jax.profiler.StepTraceAnnotation(stage.name, step_num=step + 1):
                 state, new = sharding.settled(step_fn(state, stage.frozen, batches))
             profile.after(step + 1, state)
             # The host reads the metrics of the step before, and the next batches, while the device works on this one.
@@ -179,10 +188,11 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             if due.save:
                 report(step + 1, metrics, starts)
                 metrics = {}
-                writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
                 owed = validation.due(step + 1)
                 notes = {"streams": seen.state(), "skips": skips.state(), "owed": ["validation"] if owed else []}
-                checkpoints.save(step + 1, state, notes)
+                with ledger.during("save"):
+                    writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
+                    checkpoints.save(step + 1, state, notes)
                 checkpoints.check()
             if due.damage:
                 _end(stage, due.damage)
@@ -202,9 +212,11 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
 def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     """Ends the program after SIGTERM."""
     at = f"step {step} of {stage.config.steps}"
-    said = f"is saved at {at}" if checkpoints.wait() else f"could not be saved at {at}, and falls back to an older one"
+    with stage.ledger.during("save"):
+        saved = checkpoints.wait()
     if checkpoints.damage:
         _end(stage, checkpoints.damage)
+    said = f"is saved at {at}" if saved else f"could not be saved at {at}, and falls back to an older one"
     hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
@@ -226,7 +238,8 @@ def _start(
     validated."""
     example = next(iter(stage.examples.values()))
     abstract = shapes.state(stage.mesh, optimizer, shapes.weights(stage.mesh, stage.objective, example)["params"])
-    restored = checkpoints.restore(abstract)
+    with stage.ledger.during("restore"):
+        restored = checkpoints.restore(abstract)
     if restored is None:
         return _initialise(stage, optimizer, abstract, example), False
     state, notes = restored

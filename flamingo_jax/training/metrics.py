@@ -21,7 +21,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from flamingo_jax.data.file import write_whole
+from flamingo_jax.data.file import read_lines, write_whole
+from flamingo_jax.training.clock import clock_time
 from flamingo_jax.training.tracking import Send, send_nothing
 
 FILE, SPEED, VALIDATION = "metrics.jsonl", "speed.jsonl", "validation.jsonl"
@@ -107,15 +108,7 @@ def read(directory: str | os.PathLike, name: str = FILE) -> list[dict[str, float
 
     Raises OSError if there is none.
     """
-    lines = []
-    for line in (Path(directory) / name).read_bytes().splitlines(keepends=True):
-        try:
-            if not line.endswith(b"\n"):
-                break
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
+    return read_lines(Path(directory) / name)
 
 
 class Progress:
@@ -236,14 +229,8 @@ class Progress:
                 parts.append(f"{rate * self._seconds_at_peak:.0%} MFU")
             if (share := (waited - before) / (now - since)) >= 0.01:
                 parts.append(f"{share:.0%} waiting for data")
-            parts.append(f"{_clock_time((self._total - last) / rate)} left")
+            parts.append(f"{clock_time((self._total - last) / rate)} left")
         return "  ".join(part for part in parts if part)
-
-
-def _clock_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -1,0 +1,133 @@
+"""What keeps ``goodput.jsonl`` (``goodput.py``) while a run is under way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from flamingo_jax.training import goodput
+
+_SHARE = 1e-3  # of a start's time, which a kill may cost where that is more than a few seconds: so the file stays short
+
+
+class Ledger:
+    """Every second since the program's start is in one bucket: "start", unless something else is told."""
+
+    def __init__(
+        self,
+        path: pathlib.Path | None = None,
+        *,
+        begun: float | None = None,
+        every: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ):
+        """Args:
+
+        path: of the file, whose folder must exist by ``begin``; None: nothing is written.
+        begun: when the program was started, in seconds since the epoch; None: now.
+        every: seconds between lines; 0: they are written by ``write`` and at the beginning and end of training alone.
+        """
+        self._path, self._every, self._clock, self._now = path, every, clock, now
+        lines = goodput.read(path) if path else []
+        self._start, before = (lines[-1]["start"], lines[-1]["time"]) if lines else (0, 0.0)
+        self._start += 1
+        # No start begins before the last one's end: one process may be several starts.
+        age = 0.0 if begun is None else now() - max(begun, before)
+        self._seconds = dict.fromkeys(goodput.MEASURED, 0.0) | {"start": max(age, 0.0)}
+        self._mark, self._stack = clock(), ["start"]
+        self._stage, self._step = "", 0
+        self._counting, self._writing = threading.Lock(), threading.Lock()
+        self._ended, self._thread, self.begun = threading.Event(), None, False
+
+    def begin(self) -> None:
+        """Begins to write. A start that does nothing, because the run is complete, is not one of the run's."""
+        if self._path is None or self.begun:
+            return
+        self.begun = True
+        self.write()
+        if self._every:
+            self._thread = threading.Thread(target=self._keep_writing, name="goodput", daemon=True)
+            self._thread.start()
+
+    @contextlib.contextmanager
+    def during(self, bucket: str) -> Iterator[None]:
+        """What is inside goes to ``bucket``, but for what is inside of another one in there."""
+        self._enter(bucket)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextlib.contextmanager
+    def training(self, stage: str, step: int) -> Iterator[None]:
+        """What is inside trains a stage, from ``step`` on."""
+        self.begin()
+        self._enter("train")
+        self._stage, self._step = stage, step
+        self.write({"from": step})
+        try:
+            yield
+        finally:
+            self._leave()
+            self.write()
+            self._stage, self._step = "", 0
+
+    def done(self, step: int) -> None:
+        """Tells that so many steps of the stage are done."""
+        self._step = step
+
+    def add(self, bucket: str, seconds: float) -> None:
+        """Tells that the last so many seconds belong to ``bucket``."""
+        with self._counting:
+            self._count()
+            seconds = min(seconds, self._seconds[self._stack[-1]])
+            self._seconds[self._stack[-1]] -= seconds
+            self._seconds[bucket] += seconds
+
+    def write(self, more: dict | None = None) -> None:
+        """Appends a line. One that cannot be written is left out: the next one has the same sums, and more."""
+        if not self.begun:
+            return
+        with self._writing:
+            with self._counting:
+                self._count()
+                line = {"start": self._start, "time": round(self._now(), 3), "now": self._stack[-1]}
+                line |= {"stage": self._stage, "step": self._step} if self._stage else {}
+                line |= {"seconds": {name: round(value, 3) for name, value in self._seconds.items() if value}}
+                line |= more or {}
+            with contextlib.suppress(OSError), self._path.open("a+b") as file:
+                torn = file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+                file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+
+    def close(self, complete: bool = False) -> None:
+        """Writes the last line. complete: nothing is left to do, and the time until another start is not the run's."""
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+        self.write({"complete": True} if complete else {})
+        self.begun = False
+
+    def _keep_writing(self) -> None:
+        while not self._ended.wait(max(self._every, _SHARE * sum(self._seconds.values()))):
+            self.write()
+
+    def _count(self) -> None:
+        now = self._clock()
+        self._seconds[self._stack[-1]] += now - self._mark
+        self._mark = now
+
+    def _enter(self, bucket: str) -> None:
+        with self._counting:
+            self._count()
+            self._stack.append(bucket)
+
+    def _leave(self) -> None:
+        with self._counting:
+            self._count()
+            self._stack.pop()
