@@ -77,8 +77,8 @@ class Program:
     def fused(self, operation: Operation, stage: str) -> list[Operation]:
         """Collectives that run beside products, whose "Start" or "Done" the operation has: within a fusion, with all
         else that that does, or on the SparseCores, which are called, given the operands, and waited for."""
-        if operation.kind == {"Start": "call-update", "Done": "call-done"}[stage]:
-            return self._offloaded(operation)
+        if operation.kind in {"Start": ("call-start", "call-update"), "Done": ("call-done",)}[stage]:
+            return self._offloaded(operation) if operation.operands else []  # they may be given after the call
         parts = self.computations.get(operation.calls.get("calls", ""), ())
         if not any(f'custom_call_target="AsyncCollective{stage}"' in part.text for part in parts):
             return []

@@ -78,13 +78,18 @@ _GPUS = {
 }
 
 
+def tpu(kind: str) -> str:
+    """A device's name in ``CHIPS`` by its ``jax.Device.device_kind``; "" of one that is no TPU known here."""
+    return _TPUS.get(kind, "")
+
+
 def peak(kind: str) -> float | None:
     """The best rate of a device by its ``jax.Device.device_kind``, bfloat16 operations per second.
 
     None where it is not known: CPUs, a part of a GPU, and what is not in the tables.
     """
-    if kind in _TPUS:
-        return CHIPS[_TPUS[kind]].flops
+    if name := tpu(kind):
+        return CHIPS[name].flops
     words = kind.removeprefix("NVIDIA ").replace("-", " ")
     if " MIG " in words:
         return None

@@ -32,6 +32,20 @@ ENTRY %main (a: (s32[], f32[4])) -> (s32[], f32[4]) {
 }
 """
 
+OFFLOADED = """
+%offloaded (p: bf16[8,4]) -> bf16[32,4] {
+  %p = bf16[8,4]{1,0} parameter(0)
+  ROOT %gather = bf16[32,4]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: bf16[8,4]) -> bf16[32,4] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %begun = ((), (), (s32[1]{0})) call-start(), async_execution_thread="sparsecore", to_apply=%offloaded
+  %given = ((bf16[8,4]{1,0}), bf16[32,4]{1,0}) call-update(%begun, %x)
+  ROOT %done = bf16[32,4]{1,0} call-done(%given)
+}
+"""
+
 
 def test_a_compiled_program_is_read():
     found = program.read(CHAIN)
@@ -40,6 +54,17 @@ def test_a_compiled_program_is_read():
     products = [op for op in found.computations[loop.calls["body"]] if op.kind == "fusion"]
     assert len(products) == 1 and products[0].bytes == 4096 * 8192 * 2 and products[0].cycles == 2332184
     assert "convolution" in {op.kind for op in found.computations[products[0].calls["calls"]]}
+
+
+def test_collectives_on_other_cores_are_found_where_they_begin_and_end():
+    found = program.read(OFFLOADED)
+    begun, given, done = found.computations[found.entry][1:4]
+    (gather,) = found.computations["offloaded"][1:]
+    assert [found.fused(line, "Start") for line in (begun, given, done)] == [[], [gather], []]
+    assert [found.fused(line, "Done") for line in (begun, given, done)] == [[], [], [gather]]
+    at_once = program.read(OFFLOADED.replace("call-start()", "call-start(%x)").replace("(%given)", "(%begun)"))
+    begun, _, done = at_once.computations[at_once.entry][1:4]
+    assert at_once.fused(begun, "Start") == at_once.fused(done, "Done") == [gather]
 
 
 def test_a_loop_may_count_by_more_than_one():

@@ -18,7 +18,7 @@ from flamingo_jax.models import fused
 from flamingo_jax.models.remat import GROUP, POLICIES
 from flamingo_jax.planning import compile as compile_lib
 from flamingo_jax.planning import program, schedule, topology
-from flamingo_jax.training import chips, sharding
+from flamingo_jax.training import chips, compiler, sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
@@ -63,6 +63,27 @@ def test_devices(name, slices, count):
     if slices > 1:
         with pytest.raises(ValueError, match="data=1, but the devices are 2 slices, .* a multiple of 2"):
             sharding.make_mesh(MeshConfig(1, count, 1), devices)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_every_chips_compiler_takes_what_it_is_asked_for(name):
+    """Newer ones refuse what is another chip's."""
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=-1), topology.devices(name))
+    split, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec(None, "fsdp"), PartitionSpec()))
+
+    def step(state):
+        def layer(x, weight):
+            return jnp.tanh(x @ jax.lax.with_sharding_constraint(weight, everywhere)), None
+
+        x = jnp.ones((256, 1024), jnp.bfloat16)
+        loss, grads = jax.value_and_grad(lambda w: jax.lax.scan(layer, x, w)[0].astype(jnp.float32).sum())(state["w"])
+        return {"w": state["w"] - grads}, loss
+
+    state = {"w": jax.ShapeDtypeStruct((4, 1024, 1024), jnp.bfloat16, sharding=split)}
+    found = program.read(compiler.jit(step, state, mesh).lower(state).compile().as_text())
+    kinds = {kind for kind, _ in compile_lib.collectives(found, topology.links(name, mesh))}
+    assert "all-gather" in kinds, kinds
 
 
 @pytest.fixture(scope="module")
