@@ -2,9 +2,13 @@
 
     python victim.py FOLDER NUMBER COUNT ADDRESS STEPS
 
-is process NUMBER of COUNT. FOLDER/../data holds what ``write_data`` wrote. It saves often. With the environment's
-KILL="rename:2:0.013:1" the second entry to phase "rename" is, 0.013 seconds later, the end of process 1 by SIGKILL;
-"rename:2:0.013:all" that of all.
+is process NUMBER of COUNT. FOLDER/../data holds what ``write_data`` wrote. It saves often. In the environment:
+
+    KILL="write:2:0.013:1"   the second save that is written is, 0.013 seconds later, the end of process 1 by SIGKILL
+    KILL="write:2:0.013:all" that of all processes
+    FULL="1:2"               the disk is full when process 1 writes its part of the second save
+
+It writes:
 
     FOLDER/examples/PROCESS.jsonl   of every update that was begun: what it read, row by row
     FOLDER/weights.npz              the trained weights, in the end
@@ -17,10 +21,10 @@ import io
 import json
 import os
 import pathlib
+import resource
 import signal
 import sys
 import threading
-import time
 
 import flax.traverse_util as traverse
 import jax
@@ -40,6 +44,7 @@ from flamingo_jax.training import checkpoint, compiler, ending, hosts, lookout, 
 NAME = "language"
 MIXTURE = {"pages": MixConfig(8), "packed": MixConfig(24, weight=0.2, pack=3, row_length=20)}
 VOCABULARY = 288  # divides by eight
+ROOM = 48 * 1024  # bytes
 SAVED = 6  # updates; what is saved at its multiples is kept for ever
 
 
@@ -98,7 +103,8 @@ def stage(folder: pathlib.Path, steps: int) -> loop.Stage:
     data = folder.parent / "data"
     vocabulary = tokenizer.load(data / "tokenizer.json")
     sizes = {"vocab_size": VOCABULARY, "vocab_rows": VOCABULARY, "depth": 1}
-    model = dataclasses.replace(MODEL, language=dataclasses.replace(MODEL.language, **sizes), remat="none")
+    language, gated = dataclasses.replace(MODEL.language, **sizes), dataclasses.replace(MODEL.gated, first=0)
+    model = dataclasses.replace(MODEL, language=language, gated=gated, remat="none")
     config = StageConfig(
         objective=NAME,
         steps=steps,
@@ -213,6 +219,24 @@ def arm(order: str, pids: pathlib.Path) -> None:
     setattr(phase.module, phase.function, deadly_async if phase.module is async_path else deadly)
 
 
+def fill(order: str) -> None:
+    """Lets no file of this process grow beyond what its logs need, while it writes the save that ``order`` names."""
+    number, left = map(int, order.split(":"))
+    whole, old = checkpoint.Checkpoints._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write(*arguments):
+        nonlocal left
+        left -= 1
+        full = left == 0 and jax.process_index() == number
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM if full else old[0], old[1]))
+        try:
+            return whole(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    checkpoint.Checkpoints._write = write
+
+
 def forbid_collectives() -> None:
     """Those of a thread beside the loop meet the loop's own in another order on every host."""
     for name in ("broadcast_one_to_all", "process_allgather"):
@@ -240,10 +264,10 @@ def main(folder: str, number: str, count: str, address: str, steps: str) -> None
     log_examples(folder / "examples")
     if order := os.environ.get("KILL"):
         arm(order, folder / "pids")
-    t = time.monotonic()
+    if order := os.environ.get("FULL"):
+        fill(order)
     with ending.deferred():
         params, _ = loop.train(stage(folder, int(steps)))
-    print("seconds", time.monotonic() - t)
     weights = {name: hosts.gather(leaf) for name, leaf in traverse.flatten_dict(params, sep="/").items()}
     if jax.process_index() == 0:
         np.savez(folder / "weights.npz", **weights)
