@@ -110,7 +110,7 @@ def test_other_numbers_of_processes_read_the_same_examples(undisturbed):
 def test_a_disk_that_is_full_for_one_process_fails_the_save_for_all(undisturbed):
     """Which is said, and the next one is whole. What failed is not among the checkpoints that a restart finds."""
     full = undisturbed.parent / "full"
-    life = kills.live(full, 2, kills.STEPS, Kill("update", 15, 0.0, "all"), FULL="1:2")
+    life = kills.live(full, 2, kills.STEPS, Kill("after rename", 2, 0.0, "all"), FULL="1:2")
     assert life.killed
     told = [[line for line in said.splitlines() if "could not be saved" in line] for said in life.said]
     assert [len(lines) for lines in told] == [1, 1], life.said
