@@ -16,7 +16,7 @@ from orbax.checkpoint.experimental.v1._src.saving import execution
 from flamingo_jax.training import hosts
 
 _LOOK = 1.0  # seconds between two looks for those who failed
-_COUNT = 0.02  # seconds between two looks for those who came; the first process alone does that
+_COUNT = 0.05  # seconds between two looks for those who came; the first process alone does that
 _REMEMBERED = 1000  # barriers whose opening the first process keeps for those who have not seen it yet
 
 _operations = itertools.count(1)

@@ -69,7 +69,7 @@ def plan(kills: int, seed: int, processes: int) -> list[Kill]:
         phase = victim.PHASES[name]
         # An attempt restores once; elsewhere it may have come some steps further.
         entry = 1 if name == "restore" else rng.randint(1, 6 if name == "update" else 2)
-        who = rng.choice([*map(str, range(processes)), "all"]) if processes > 1 else "0"
+        who = rng.choice([*map(str, range(processes))] * 2 + ["all"]) if processes > 1 else "0"
         out.append(Kill(name, entry, phase.seconds * rng.random(), who, LATE * rng.random()))
     return out
 

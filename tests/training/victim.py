@@ -22,6 +22,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -71,7 +72,7 @@ PHASES = {
     "write": Phase(checkpoint.Checkpoints, "_write", 0.4),
     "before rename": Phase(async_path, "rename", 0.0, first=True),
     "after rename": Phase(async_path, "rename", 0.0, first=True, after=True),
-    "delete": Phase(checkpoint, "_delete", 0.004, first=True),
+    "delete": Phase(shutil, "rmtree", 0.003, first=True),
     "restore": Phase(checkpoint.Checkpoints, "restore", 0.5),
 }
 
