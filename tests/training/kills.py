@@ -31,6 +31,8 @@ import victim
 from processes import environment, free_address
 
 STEPS = 18
+# Without torch, which tensorboardX would load where there is one; that takes seconds.
+START = "import sys; sys.modules['torch'] = None; import victim; victim.main(*sys.argv[1:])"
 LATE = 0.3  # seconds, at most, that the others outlive the first that dies
 TIMEOUT = 300.0
 
@@ -78,7 +80,8 @@ def live(folder: pathlib.Path, processes: int, steps: int, kill: Kill | None = N
     """Starts the stage on eight devices, to its end or to the end of one of its processes. variables: of the
     environment."""
     address, env = free_address(), environment(8 // processes) | {"PYTHONUNBUFFERED": "1"} | variables
-    roots = [pathlib.Path(__file__).parents[2], pathlib.Path(__file__).parents[1] / "data"]
+    here = pathlib.Path(__file__).parent
+    roots = here, here.parent / "data", here.parents[1]
     env["PYTHONPATH"] = os.pathsep.join([*map(str, roots), env.get("PYTHONPATH", "")])
     if kill:
         env["KILL"] = str(kill)
@@ -86,7 +89,7 @@ def live(folder: pathlib.Path, processes: int, steps: int, kill: Kill | None = N
     logs = [(folder / f"said.{number}").open("w+") for number in range(processes)]
     running = [
         subprocess.Popen(
-            [sys.executable, victim.__file__, *map(str, (folder, number, processes, address, steps))],
+            [sys.executable, "-c", START, *map(str, (folder, number, processes, address, steps))],
             env=env,
             stdout=logs[number],
             stderr=subprocess.STDOUT,
