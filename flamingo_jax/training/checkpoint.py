@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.data.file import write_whole
-from flamingo_jax.training import fingerprint, hosts, sharding
+from flamingo_jax.training import barrier, fingerprint, hosts, sharding
 from flamingo_jax.training.attempts import FROM, Found, find, numbered
 
 _SHOWN = 5  # arrays that a message names
@@ -65,8 +65,8 @@ class Checkpoints:
             attempt = 1 + max((int(path.name) for path in numbered(directory)), default=0)
             with writing(directory):
                 (directory / str(attempt)).mkdir(parents=True)
-            for left in directory.glob("*/*.orbax-checkpoint-tmp*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            for folder in numbered(directory):  # of processes that were killed
+                _delete_drafts(folder)
         self.folder = directory / str(hosts.agree(attempt))
         self._own: list[Found] = []
 
@@ -153,13 +153,16 @@ class Checkpoints:
             if self.damage:
                 return
             with writing(self.folder):
-                if found.path.exists():  # of a save that failed when all but the others' word was there
+                if hosts.is_first() and found.path.exists():  # of a save that failed when all but a word was there
                     shutil.rmtree(found.path)
-                ocp.save(found.path, state, custom_metadata={"notes": notes, "sums": sums})
+                with barrier.breakable(f"save {found.name}"):
+                    ocp.save(found.path, state, custom_metadata={"notes": notes, "sums": sums})
         except Exception as error:  # the step goes on; check() says when it may not any longer
             self._failing_since = self._failing_since if self._failure else time.monotonic()
             self._failure = str(error)
             self._say(f"step {step} could not be saved, and training goes on: {error}")
+            if hosts.is_first():  # what there is of it must not fill the disk further
+                _delete_drafts(self.folder)
             return
         self._failure = ""
         self._own.append(found)
@@ -195,6 +198,11 @@ def _delete(checkpoints: Iterable[Found]) -> None:
         shutil.rmtree(found.path, ignore_errors=True)
 
 
+def _delete_drafts(folder: pathlib.Path) -> None:
+    for left in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _make_snapshot(state: dict) -> Callable:
     """state -> (a copy of it, its checksums), both on the devices: the next update overwrites the state."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -208,15 +216,16 @@ def _make_snapshot(state: dict) -> Callable:
 
 
 def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
-    """(the state, the notes beside it, what is wrong with them or "").
+    """(the state, the notes beside it, what is wrong with them or ""); all processes get to the checksums, or none.
 
     Raises ValueError when it is whole, but of another model.
     """
     try:
-        metadata = ocp.metadata(found.path)
-        _check_same(found, metadata.metadata, abstract)
-        notes, sums = metadata.custom_metadata["notes"], metadata.custom_metadata["sums"]
-        state = ocp.load(found.path, abstract)
+        with barrier.breakable(f"restore {found.name}"):
+            metadata = ocp.metadata(found.path)
+            _check_same(found, metadata.metadata, abstract)
+            notes, sums = metadata.custom_metadata["notes"], metadata.custom_metadata["sums"]
+            state = ocp.load(found.path, abstract)
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         everywhere = sharding.replicated(jax.tree.leaves(places)[0].mesh)
         parts = jax.jit(fingerprint.make(places), out_shardings=everywhere)(state)

@@ -88,7 +88,7 @@ def initial(optimizer: optax.GradientTransformation, params: dict) -> dict[str, 
     return {
         "params": params,
         "opt_state": optimizer.init(params),
-        "recent": jnp.full(spikes.SHAPE, jnp.nan),
+        "recent": jnp.full(spikes.SHAPE, jnp.nan, jnp.float32),
         "step": jnp.zeros((), jnp.int32),
     }
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from harm import damage
 from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.config import MeshConfig
@@ -51,14 +52,6 @@ def write(directory, *steps, **options):
 
 def steps(directory):
     return [f"{found.path.parent.name}/{found.step}" for found in find(directory)]
-
-
-def damage(path, how="flip"):
-    """Breaks the largest of a checkpoint's files."""
-    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 16
-    file.write_bytes(data[: len(data) // 2] if how == "cut" else data)
 
 
 @pytest.fixture
