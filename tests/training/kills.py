@@ -5,8 +5,9 @@
 A tiny stage (victim.py) runs undisturbed once. Then it is started, killed with SIGKILL at a random moment of one of
 ``victim.PHASES``, started again and killed further on, until it is complete; and so on with another one, until there
 were so many kills. Which process dies is random too, or all die at once; those that are left are killed soon after, as
-what restarts a pod does it. Weights must be equal bit for bit, ``metrics.jsonl`` byte for byte, and what every update
-read, row by row, also of the updates that were lost. Every start must go on from the newest checkpoint that there is.
+what restarts a pod does it. Weights must be equal bit for bit, metrics and validation byte for byte, and what every
+update read, row by row, also of the updates that were lost. Every start must go on from the newest checkpoint that
+there is.
 
 Prints a table, and ends with 1 when anything differs.
 """
@@ -29,6 +30,8 @@ sys.path.insert(1, str(pathlib.Path(__file__).parents[1] / "data"))
 import numpy as np
 import victim
 from processes import environment, free_address
+
+from flamingo_jax.training import metrics
 
 STEPS = 18
 # Without torch, which tensorboardX would load where there is one; that takes seconds.
@@ -151,7 +154,7 @@ def differences(whole: pathlib.Path, cut: pathlib.Path) -> list[str]:
     one, two = (dict(np.load(folder / "weights.npz")) for folder in (whole, cut))
     if one.keys() != two.keys() or any(value.tobytes() != two[name].tobytes() for name, value in one.items()):
         out.append("weights")
-    if (whole / "metrics.jsonl").read_bytes() != (cut / "metrics.jsonl").read_bytes():
+    if any((whole / name).read_bytes() != (cut / name).read_bytes() for name in (metrics.FILE, metrics.VALIDATION)):
         out.append("metrics")
     try:
         same = examples(whole) == examples(cut)

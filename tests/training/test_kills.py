@@ -42,7 +42,8 @@ def log(folder, process, *lines):
 
 def finish(folder, weight=1.0, content="{}"):
     np.savez(folder / "weights.npz", a=np.float32(weight))
-    (folder / metrics.FILE).write_text(content)
+    for name in (metrics.FILE, metrics.VALIDATION):
+        (folder / name).write_text(content)
 
 
 def test_differences_are_found(tmp_path):

@@ -43,16 +43,18 @@ from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerC
 from flamingo_jax.data import packing, record, tokenizer
 from flamingo_jax.data import stream as streams
 from flamingo_jax.data.document import Document
-from flamingo_jax.training import checkpoint, compiler, ending, hosts, lookout, loop, sharding
+from flamingo_jax.training import checkpoint, compiler, ending, hosts, lookout, loop, sharding, validation
 from flamingo_jax.training.objective import Objective
 
 NAME = "language"
-EXAMPLES = {"pages": ExampleConfig(length=24, media=5, size=16), "packed": ExampleConfig(length=8, size=16)}
+PAGES = ExampleConfig(length=24, media=5, size=16)
+EXAMPLES = {"pages": PAGES, "packed": ExampleConfig(length=8, size=16), "held": PAGES}
 MIXTURE = {"pages": MixConfig(8), "packed": MixConfig(24, weight=0.2, pack=3, row_length=20)}
+VALIDATION = {"held": MixConfig(8)}
 VOCABULARY, WIDTH = 288, 128
 PAUSE = 0.1  # seconds, of an update
 ROOM = 48 * 1024  # bytes
-SAVED = 6  # updates; what is saved at its multiples is kept for ever
+SAVED = 6  # updates; what is saved at its multiples is validated, and kept for ever
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +81,13 @@ PHASES = {
     "before rename": Phase(async_path, "rename", 0.0, first=True),
     "after rename": Phase(async_path, "rename", 0.0, first=True, after=True),
     "delete": Phase(shutil, "rmtree", 0.003, first=True),
+    "validate": Phase(validation.Validation, "run", 0.2),
     "restore": Phase(checkpoint.Checkpoints, "restore", 0.5),
 }
 
 
 def write_data(folder: pathlib.Path) -> None:
-    """Two prepared datasets, and their tokenizer."""
+    """Three prepared datasets, and their tokenizer."""
 
     def picture(value):
         buffer = io.BytesIO()
@@ -97,6 +100,7 @@ def write_data(folder: pathlib.Path) -> None:
         return Document(f"{i}", text, places, tuple((picture(7 * i + j),) for j in range(pictures)), "made")
 
     documents = {"pages": [page(i, 3) for i in range(101)], "packed": [page(i, 1) for i in range(307)]}
+    documents["held"] = [page(1000 + i, 3) for i in range(40)]
     for name, made in documents.items():
         write(folder / name, made, shards=3)
     texts = [document.text for made in documents.values() for document in made]
@@ -139,6 +143,9 @@ def stage(folder: pathlib.Path, steps: int) -> loop.Stage:
         checkpoint_every_seconds=0.2,
         keep_latest=2,
         keep_every_steps=SAVED,
+        validation=VALIDATION,
+        validate_every_steps=SAVED,
+        validate_batches=3,
     )
 
     def opened(name):
@@ -146,7 +153,7 @@ def stage(folder: pathlib.Path, steps: int) -> loop.Stage:
             record.Source(data / name),
             vocabulary,
             EXAMPLES[name],
-            MIXTURE[name],
+            (MIXTURE | VALIDATION)[name],
             seed=7,
             name=name,
             shard_index=part,
@@ -160,6 +167,7 @@ def stage(folder: pathlib.Path, steps: int) -> loop.Stage:
         objective=bigrams(),
         examples={name: packing.row_shape(EXAMPLES[name], mix) for name, mix in MIXTURE.items()},
         streams={name: opened(name) for name in MIXTURE},
+        validation={name: functools.partial(opened, name) for name in VALIDATION},
         frozen={},
         initial={},
         mesh=mesh,
