@@ -68,7 +68,8 @@ def _work(workdir: pathlib.Path, ledger: list[dict], now: float) -> str:
     if not ledger:
         return work
     last = ledger[-1]
-    return f"{work}, last heard of {_ago(last['time'], now)} (start {last['start']}: {'complete' if 'complete' in last else last['now']})"
+    doing = "complete" if "complete" in last else last["now"]
+    return f"{work}, last heard of {_ago(last['time'], now)} (start {last['start']}: {doing})"
 
 
 def _stage(directory: pathlib.Path, steps: int, ledger: list[dict], now: float) -> list[str]:
