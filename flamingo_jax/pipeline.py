@@ -72,7 +72,7 @@ def _ledger(workdir: pathlib.Path, say, begun: float | None):
         if isinstance(error, ending.Ended):
             say(goodput.sentence(goodput.summary(path)))
         raise
-    worked = ledger.begun
+    worked = ledger.has_begun
     ledger.close(complete=True)
     if worked:
         (workdir / "evaluation").mkdir(exist_ok=True)

@@ -68,8 +68,8 @@ def _work(workdir: pathlib.Path, ledger: list[dict], now: float) -> str:
     if not ledger:
         return work
     last = ledger[-1]
-    at = "complete" if "complete" in last else last["now"]
-    return f"{work}, last heard of {_ago(last['time'], now)} (start {last['start']}: {at})"
+    doing = "complete" if "complete" in last else last["now"]
+    return f"{work}, last heard of {_ago(last['time'], now)} (start {last['start']}: {doing})"
 
 
 def _stage(directory: pathlib.Path, steps: int, ledger: list[dict], now: float) -> list[str]:
@@ -101,7 +101,7 @@ def _last(path: pathlib.Path) -> dict:
 def _values(metrics: dict) -> str:
     losses = [f"{key.removeprefix('loss/')} {value:.3f}" for key, value in metrics.items() if key.startswith("loss/")]
     told = f"loss {' '.join(losses)}, grad norm {metrics.get('grad_norm', 0.0):.3g}"
-    return told + f", {metrics.get('skipped', 0):,.0f} updates skipped"
+    return told + f", skipped updates: {metrics.get('skipped', 0):,.0f}"
 
 
 def _rates(speed: dict) -> str:

@@ -1,8 +1,10 @@
 """Stages that start from public checkpoints, as ``stages.STAGE.parts`` names them."""
 
+import contextlib
 import dataclasses
 import pathlib
 import runpy
+import time
 import types
 
 import chex
@@ -16,7 +18,7 @@ from flamingo_jax import pipeline, sources
 from flamingo_jax.convert import run
 from flamingo_jax.convert.load import find
 from flamingo_jax.models.int8 import is_int8
-from flamingo_jax.training import sharding, state
+from flamingo_jax.training import ending, goodput, sharding, state
 from flamingo_jax.training.objective import OBJECTIVES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -103,3 +105,19 @@ def test_a_checkpoint_of_another_model_is_named(config, tmp_path):
     with pytest.raises(ValueError, match=r"config\.stages\.flamingo\.parts\.language: .* does not hold"):
         pipeline.run(order, tmp_path)  # before anything is made
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error, said, drawn", [(None, 1, True), (ending.Ended(75, "SIGTERM"), 1, False), (ValueError("x"), 0, False)]
+)
+def test_where_the_time_went_is_said_when_a_run_ends_in_good_order(tmp_path, error, said, drawn):
+    lines = []
+    with pytest.raises(type(error)) if error else contextlib.nullcontext():
+        with pipeline._ledger(tmp_path, lines.append, time.time() - 60) as ledger:
+            ledger.begin()
+            if error:
+                raise error
+    assert len(lines) == said and all(line.startswith("goodput: trained 0.0 % of 1:0") for line in lines)
+    assert (tmp_path / "evaluation" / "goodput.png").exists() == drawn
+    last = goodput.read(tmp_path / goodput.FILE)[-1]
+    assert last["seconds"]["start"] >= 60 and last.get("complete", False) == drawn

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import flamingo_jax
-from flamingo_jax import sources, train
+from flamingo_jax import sources, status, train
 from flamingo_jax.convert import run as conversion
-from flamingo_jax.training import metrics, outcome
+from flamingo_jax.training import goodput, metrics, outcome
 
 ROOT = pathlib.Path(__file__).parents[1]
 BASE = f"--config={ROOT / 'configs' / 'base.py'}:quick"
@@ -69,7 +69,7 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(finished):
     results = json.loads((finished / "evaluation" / "results.json").read_text())
     assert {row["task"] for row in results["results"]} == {"caption", "binding_2way"}
-    for name in ("results.md", "score.png", "training.png", "gates.png"):
+    for name in ("results.md", "score.png", "training.png", "gates.png", "goodput.png"):
         assert (finished / "evaluation" / name).stat().st_size > 0
     for stage in ("language", "contrastive", "flamingo"):
         assert json.loads((finished / stage / "result.json").read_text())["steps"] == 2
@@ -78,6 +78,16 @@ def test_a_run_leaves_what_it_promises(finished):
         assert speed["step"] == 2 and speed["tflops_per_device"] > 0 and "mfu" not in speed
         assert list((finished / stage).glob("events.out.tfevents*"))
         assert not (finished / stage / "checkpoints").exists()
+
+
+def test_a_run_tells_where_its_time_went(finished):
+    found = goodput.summary(finished / goodput.FILE)
+    for name in ("train", "start", "compile", "save", "evaluation"):
+        assert found[name] > 0, name
+    assert found["lost"] == found["down"] == 0
+    text = status.status(finished)
+    assert "no process is at work in it" in text and text.count(" complete, 2 steps: loss ") == 3
+    assert "evaluation   complete\n" in text and text.endswith(goodput.sentence(found))
 
 
 def test_stored_weights_are_those_that_were_trained(finished):

@@ -155,49 +155,49 @@ def gates(stages: Mapping[str, pathlib.Path], path: pathlib.Path) -> bool:
     return True
 
 
-_ORDER = ("start", "restore", "compile", "train", "data", "save", "lost", "evaluation")  # about as they come
+# Of a start, about as they come.
 _BUCKETS = {
-    "train": "#2ca02c", "start": "0.55", "compile": "#9467bd", "restore": "#17becf", "data": "#ff7f0e",
-    "save": "#8c564b", "evaluation": "#1f77b4", "lost": "#d62728", "down": "0.85",
+    "start": "0.55", "restore": "#17becf", "compile": "#9467bd", "train": "#2ca02c", "data": "#ff7f0e",
+    "save": "#8c564b", "lost": "#d62728", "evaluation": "#1f77b4", "down": "0.85",
 }  # fmt: skip
 
 
 def goodput(source: pathlib.Path, path: pathlib.Path) -> bool:
-    """Draws where the time of a run went, of ``goodput.jsonl``: all of it above, below each start in its place. False
-    when there is none."""
-    whole, some = summary(source), starts(source)
+    """Draws where the time of a run went, of ``goodput.jsonl``: all of it, and below every start, with the time until
+    the next one. False when there is none."""
+    whole, rows = summary(source), [start["seconds"] for start in starts(source)]
     if not whole:
         return False
     total = sum(whole.values())
-    unit, name = next(
-        ((s, n) for s, n in ((86400, "days"), (3600, "hours"), (60, "minutes")) if total >= 3 * s), (1, "s")
-    )
+    # Down was the run between two starts; it is drawn behind the one that ended.
+    rows = [row | {"down": after["down"]} for row, after in zip(rows, [*rows[1:], {"down": 0.0}], strict=True)]
+    longest = max(sum(row.values()) for row in rows)
+    units = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+    unit, name = next((size, name) for size, name in units if longest >= 2 * size or size == 1)
+    height = 0.5 + min(0.22 * len(rows), 4.5)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure((8.0, 2.3 + min(0.24 * len(some), 4.0)), layout="constrained")
-        above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.8 + min(0.4 * len(some), 6.0)))
-        _stack(above, whole, 0.0, 0, 100 / total)
-        for bucket, seconds in whole.items():
-            if (share := 100 * seconds / total) >= 0.05:
-                above.bar(0, 0, color=_BUCKETS[bucket], label=f"{bucket} {share:.1f} %")
+        figure = Figure((8.0, 1.5 + height), layout="constrained")
+        above, below = figure.subplots(2, 1, height_ratios=(0.8, height))
+        shown = {bucket: f"{bucket} {100 * whole[bucket] / total:.1f} %" for bucket in _BUCKETS if whole[bucket]}
+        _stack(above, 0, whole, 100 / total, shown)
         above.set(xlim=(0, 100), yticks=[], xlabel="% of the time")
         above.set_title(f"{100 * whole['train'] / total:.1f} % of {clock_time(total)} trained")
-        above.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05))
-        begin = 0.0
-        for number, start in enumerate(some):
-            parts = start["seconds"]
-            _stack(below, {name: parts[name] for name in ("down", *_ORDER)}, begin, number, 1 / unit)
-            begin += sum(parts.values()) / unit
-        below.set(xlim=(0, total / unit), xlabel=name, ylabel="start", ylim=(len(some) - 0.4, -0.6))
-        ticks = range(0, len(some), 1 + len(some) // 12)
+        for number, row in enumerate(rows):
+            _stack(below, number, row, 1 / unit, {})
+        below.set(xlim=(0, longest / unit), xlabel=name, ylabel="start", ylim=(len(rows) - 0.4, -0.6))
+        ticks = range(0, len(rows), 1 + len(rows) // 12)
         below.set_yticks(ticks, [number + 1 for number in ticks])
+        figure.legend(loc="outside right upper")
         _save(figure, path)
     return True
 
 
-def _stack(axis, seconds: Mapping[str, float], left: float, row: int, scale: float) -> None:
-    for bucket, value in seconds.items():
-        axis.barh(row, value * scale, left=left, color=_BUCKETS[bucket], height=0.8)
-        left += value * scale
+def _stack(axis, row: int, seconds: Mapping[str, float], scale: float, labels: Mapping[str, str]) -> None:
+    """A bar of all buckets, one behind the other."""
+    left = 0.0
+    for bucket, colour in _BUCKETS.items():
+        axis.barh(row, seconds[bucket] * scale, left=left, color=colour, height=0.8, label=labels.get(bucket))
+        left += seconds[bucket] * scale
 
 
 def _rows(path: pathlib.Path) -> list[dict]:

@@ -2,10 +2,11 @@
 
 ``WORKDIR/goodput.jsonl`` has lines of
 
-    {"start": 2, "time": 1760000000.0, "now": "train", "stage": "flamingo", "step": 60, "seconds": {"train": 81.2, ..}}
+    {"start": 2, "time": 1760000000.0, "now": "train", "stage": "flamingo", "from": 60, "step": 80,
+     "seconds": {"train": 81.2, ..}}
 
-the sums of that start until then, so that what was killed has lost no more than what came after its last line. A line
-with ``from`` says that the stage went on from this step: what an earlier start trained beyond it is lost.
+the sums of that start until then, so that a kill hides no more than what came after the last line. ``from`` says from
+which step the stage went on: what an earlier start trained beyond it is lost.
 """
 
 from __future__ import annotations

@@ -41,15 +41,15 @@ class Ledger:
         age = 0.0 if begun is None else now() - max(begun, before)
         self._seconds = dict.fromkeys(goodput.MEASURED, 0.0) | {"start": max(age, 0.0)}
         self._mark, self._stack = clock(), ["start"]
-        self._stage, self._step = "", 0
+        self._place: dict[str, str | int] = {}  # the stage that trains, where it went on, and where it is
         self._counting, self._writing = threading.Lock(), threading.Lock()
-        self._ended, self._thread, self.begun = threading.Event(), None, False
+        self._ended, self._thread, self.has_begun = threading.Event(), None, False
 
     def begin(self) -> None:
         """Begins to write. A start that does nothing, because the run is complete, is not one of the run's."""
-        if self._path is None or self.begun:
+        if self._path is None or self.has_begun:
             return
-        self.begun = True
+        self.has_begun = True
         self.write()
         if self._every:
             self._thread = threading.Thread(target=self._keep_writing, name="goodput", daemon=True)
@@ -69,18 +69,18 @@ class Ledger:
         """What is inside trains a stage, from ``step`` on."""
         self.begin()
         self._enter("train")
-        self._stage, self._step = stage, step
-        self.write({"from": step})
+        self._place = {"stage": stage, "from": step, "step": step}
+        self.write()
         try:
             yield
         finally:
             self._leave()
             self.write()
-            self._stage, self._step = "", 0
+            self._place = {}
 
     def done(self, step: int) -> None:
         """Tells that so many steps of the stage are done."""
-        self._step = step
+        self._place["step"] = step
 
     def add(self, bucket: str, seconds: float) -> None:
         """Tells that the last so many seconds belong to ``bucket``."""
@@ -92,18 +92,16 @@ class Ledger:
 
     def write(self, more: dict | None = None) -> None:
         """Appends a line. One that cannot be written is left out: the next one has the same sums, and more."""
-        if not self.begun:
+        if not self.has_begun:
             return
         with self._writing:
             with self._counting:
                 self._count()
                 line = {"start": self._start, "time": round(self._now(), 3), "now": self._stack[-1]}
-                line |= {"stage": self._stage, "step": self._step} if self._stage else {}
-                line |= {"seconds": {name: round(value, 3) for name, value in self._seconds.items() if value}}
-                line |= more or {}
-            with contextlib.suppress(OSError), self._path.open("a+b") as file:
-                torn = file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-                file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+                seconds = {name: round(value, 3) for name, value in self._seconds.items()}
+                line |= self._place | {"seconds": {name: value for name, value in seconds.items() if value}}
+            with contextlib.suppress(OSError):
+                _append(self._path, json.dumps(line | (more or {})))
 
     def close(self, complete: bool = False) -> None:
         """Writes the last line. complete: nothing is left to do, and the time until another start is not the run's."""
@@ -111,7 +109,7 @@ class Ledger:
         if self._thread:
             self._thread.join()
         self.write({"complete": True} if complete else {})
-        self.begun = False
+        self.has_begun = False
 
     def _keep_writing(self) -> None:
         while not self._ended.wait(max(self._every, _SHARE * sum(self._seconds.values()))):
@@ -131,3 +129,12 @@ class Ledger:
         with self._counting:
             self._count()
             self._stack.pop()
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # a kill or a full disk has left a piece of a line
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from PIL import Image
 
 from flamingo_jax.evaluation import plots
@@ -20,7 +21,16 @@ def test_training_and_gates_are_drawn(tmp_path):
         assert min(Image.open(path).size) > 300
 
 
+@pytest.mark.parametrize("count", [1, 60])
+def test_goodput_is_drawn(tmp_path, count):
+    lines = [{"start": n, "time": 1e9 + 100 * n, "now": "train", "seconds": {"train": 50.0}} for n in range(count)]
+    assert plots.goodput(write(tmp_path / "run" / "goodput.jsonl", lines), tmp_path / "goodput.png")
+    width, height = Image.open(tmp_path / "goodput.png").size
+    assert width == 1200 and 300 < height < 1200
+
+
 def test_nothing_to_draw(tmp_path):
     assert not plots.training({"a": tmp_path / "none.jsonl"}, tmp_path / "a.png")
     assert not plots.gates({}, tmp_path / "a.png")
+    assert not plots.goodput(tmp_path / "none.jsonl", tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
