@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+from jax._src import distributed  # the library counts processes as their connection does
 from orbax.checkpoint._src.futures import signaling_client, synchronization
 from orbax.checkpoint.experimental.v1._src.saving import execution
 
@@ -70,9 +71,9 @@ def _get(self, key: str, timeout_secs: int) -> str:
 def _wait(self, key: str, *, timeout_secs: int, process_ids: Sequence[int] | None = None) -> None:
     """In place of the library's barrier: everyone says that he is there, the first counts them and opens."""
     all_of_them = sorted(process_ids or range(jax.process_count()))
-    here, opened = f"flamingo/here/{key}", f"flamingo/opened/{key}"
-    if jax.process_index() != all_of_them[0]:
-        self._client.key_value_set(f"{here}/{jax.process_index()}", "")
+    here, opened, me = f"flamingo/here/{key}", f"flamingo/opened/{key}", distributed.global_state.process_id
+    if me != all_of_them[0]:
+        self._client.key_value_set(f"{here}/{me}", "")
         _get(self, opened, timeout_secs)
         return
     end, look = time.monotonic() + timeout_secs, time.monotonic() + _LOOK

@@ -13,7 +13,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from flamingo_jax.data.file import write_whole
-from flamingo_jax.training import hosts
+from flamingo_jax.training import barrier, hosts
 from flamingo_jax.training.checkpoint import writing
 
 
@@ -23,7 +23,7 @@ def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
     relative = f"weights/{name}-{content_hash(weights)[:16]}"
     target = workdir / relative
     if not hosts.agree(target.exists()):
-        with writing(target):
+        with writing(target), barrier.breakable(f"store {relative}"):
             ocp.save(target, weights)
     return relative
 

@@ -165,7 +165,7 @@ def differences(whole: pathlib.Path, cut: pathlib.Path) -> list[str]:
 
 @dataclasses.dataclass
 class Row:
-    """A phase's line of the table."""
+    """A phase's line of the table. lost: per kill, the updates that were ever begun and are not in the newest save."""
 
     kills: int = 0
     lost: list[int] = dataclasses.field(default_factory=list)
@@ -175,7 +175,7 @@ class Row:
 def table(rows: dict[str, Row]) -> str:
     """In Markdown."""
     lines = [
-        "| phase | kills | updates lost: mean | most | from the newest save | bits equal | examples equal |",
+        "| phase | kills | updates to make again: mean | most | from the newest save | bits equal | examples equal |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
