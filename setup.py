@@ -31,7 +31,7 @@ setup(
         "numpy",
         "opencv-python-headless",
         "optax",
-        "orbax-checkpoint>=0.12",
+        "orbax-checkpoint>=0.12,<0.13",  # training/barrier.py replaces some of its inner functions
         "pillow>=11.3",
         "protobuf",
         "pyarrow",
