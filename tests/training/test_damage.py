@@ -30,7 +30,7 @@ def flipping(monkeypatch, step, number):
     monkeypatch.setattr(compiler, "jit", jit_and_flip)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["in the middle", "in the last update"])
+@pytest.mark.parametrize("last", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["middle", "last update"])
 def test_a_flipped_bit_ends_the_run_before_it_is_kept(model_config, tmp_path, monkeypatch, last):
     mesh = sharding.make_mesh(MeshConfig(8, 1, 1))
     whole, _ = loop.train(stage(model_config, tmp_path / "whole", Numbers(), mesh), lambda _: None)

@@ -73,7 +73,7 @@ def test_it_is_measured_at_its_steps_and_changes_nothing(model_config, tmp_path)
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_what_a_killed_run_owes_comes_first(model_config, tmp_path, batch):
     """It dies while it is validated after step 4, whose checkpoint is there."""
 

@@ -79,6 +79,7 @@ loop.train(stage(MODEL, pathlib.Path(sys.argv[1]), Stuck(), mesh, saved=True, wa
 """
 
 
+@pytest.mark.slow
 def test_a_stage_that_waits_for_ever_ends_and_has_its_checkpoint(tmp_path):
     folder = pathlib.Path(__file__).parent
     env = environment(1) | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
