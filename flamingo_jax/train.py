@@ -7,8 +7,8 @@ with a DIR that they share, it is one run (``training/hosts.py``).
     DIR/world/               raw files (only when the config has a world)
     DIR/data/NAME/           prepared records of each dataset
     DIR/tokenizer.json
-    DIR/STAGE/               metrics.jsonl, speed.jsonl, TensorBoard events, profile/ if one is asked for, checkpoints
-                             while it trains, result.json when complete; inputs.json: the weights it builds on (when
+    DIR/STAGE/               metrics.jsonl, speed.jsonl, validation.jsonl, TensorBoard events, profile/ if one is asked
+                             for, checkpoints while it trains, result.json when complete; inputs.json: the weights it builds on (when
                              they change, it and the evaluation start anew)
     DIR/weights/             finished weights, addressed by content
     DIR/compilation_cache/   compiled programs; not on CPUs
