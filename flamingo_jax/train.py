@@ -8,8 +8,8 @@ with a DIR that they share, it is one run (``training/hosts.py``).
     DIR/data/NAME/           prepared records of each dataset
     DIR/tokenizer.json
     DIR/STAGE/               metrics.jsonl, speed.jsonl, validation.jsonl, TensorBoard events, profile/ if one is asked
-                             for, checkpoints while it trains, result.json when complete; inputs.json: the weights it builds on (when
-                             they change, it and the evaluation start anew)
+                             for, checkpoints while it trains, result.json when complete; inputs.json: the weights it
+                             builds on (when they change, it and the evaluation start anew)
     DIR/weights/             finished weights, addressed by content
     DIR/compilation_cache/   compiled programs; not on CPUs
     DIR/evaluation/          results.json, results.md, plots
