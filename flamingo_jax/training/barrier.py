@@ -77,9 +77,13 @@ def _wait(self, key: str, *, timeout_secs: int, process_ids: Sequence[int] | Non
         _get(self, opened, timeout_secs)
         return
     end, look = time.monotonic() + timeout_secs, time.monotonic() + _LOOK
-    while len(self._client.key_value_dir_get(f"{here}/")) < len(all_of_them) - 1:
+    while len(came := self._client.key_value_dir_get(f"{here}/")) < len(all_of_them) - 1:
         if time.monotonic() > end:
-            raise TimeoutError(f"{key}: not all of the processes {all_of_them} came within {timeout_secs} s.")
+            missing = set(all_of_them) - {me} - {int(name.rsplit("/", 1)[1]) for name, _ in came}
+            raise TimeoutError(
+                f"Process {me} has waited {timeout_secs} s at {key!r}, but these processes have not come: "
+                f"{', '.join(map(str, sorted(missing)))}. Their logs say where they are."
+            )
         if time.monotonic() > look:
             _check()
             look = time.monotonic() + _LOOK

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import pathlib
 import re
 import shutil
+import sys
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import jax
@@ -59,6 +62,9 @@ class Checkpoints:
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
         older = [(str(found.path.relative_to(directory)), found.step) for found in find(directory)]
+        # What is there, though nothing of it is to be gone on from: "" for nothing.
+        left = (path for folder in numbered(directory) for path in [*numbered(folder), *folder.glob(FROM)])
+        self._stray = hosts.agree(str(next(left, "")))
         self._older = [Found(directory / path, step) for path, step in hosts.agree(older)]  # a network's disk may lag
         attempt = 0
         if hosts.is_first():
@@ -74,8 +80,9 @@ class Checkpoints:
         """The newest state that is whole, onto ``abstract``'s shardings, and the notes beside it; None where nothing
         was ever saved. Damaged ones are passed over, which is said.
 
-        Raises ValueError when a checkpoint is of another model, with a list, or all are damaged.
+        Raises ValueError when a checkpoint is of another model, with a list, or all are damaged or gone.
         """
+        wrong = f"the step that one had gone on from is gone, and {self._stray} is beyond it"
         for found in self._older:
             state, notes, wrong = _load(found, abstract)
             if wrong:
@@ -85,22 +92,27 @@ class Checkpoints:
                 if hosts.is_first():
                     write_whole(self.folder / FROM, str(found.step))
                 return state, notes
-            self._say(f"the checkpoint of step {found.step} is damaged and passed over ({wrong or 'elsewhere'})")
-        if self._older:
+            wrong = wrong or "another process could not read it"
+            self._warn(f"the checkpoint of step {found.step} is damaged and passed over ({wrong})")
+        if self._older or self._stray:
             raise ValueError(
-                f"None of the checkpoints in {self._directory} can be read; delete that folder to start the stage anew."
+                f"None of the checkpoints in {self._directory} can be read ({wrong}). Mend what keeps them from being "
+                "read; or delete that folder, to start the stage anew."
             )
         return None
 
-    def save(self, step: int, state: dict, notes: Mapping[str, object]) -> None:
-        """Saves a copy of the state, beside whatever comes next, and notes (as JSON has them), as one atomic unit.
+    def save(
+        self, step: int, state: dict, notes: Mapping[str, object], before: Callable[[], None] = lambda: None
+    ) -> None:
+        """Saves a copy of the state, beside whatever comes next, and notes (as JSON has them), as one atomic unit;
+        ``before`` is called first, and where it raises nothing is saved.
         Waits for the save before it, if that is not through. Nothing is raised for what fails; a state whose copies on
         several devices differ is not saved, and ``damage`` says so."""
         self.wait()
         self.prepare(state)
         copy, sums = sharding.settled(self._snapshot(state))
         places = jax.tree.map(lambda leaf: leaf.sharding, copy)
-        self._pending = self._writer.submit(self._write, step, copy, sums, places, dict(notes))
+        self._pending = self._writer.submit(self._write, step, copy, sums, places, dict(notes), before)
 
     def prepare(self, state: dict) -> None:
         """Compiles what copies the state, so that the first save does not wait for that."""
@@ -145,31 +157,46 @@ class Checkpoints:
         self.wait()
         self._writer.shutdown()
 
-    def _write(self, step: int, state: dict, sums: jax.Array, places: dict, notes: dict) -> None:
+    def _write(
+        self, step: int, state: dict, sums: jax.Array, places: dict, notes: dict, before: Callable[[], None]
+    ) -> None:
         """In the writer's thread."""
         found = Found(self.folder / str(step), step)
         try:
             sums = self._compare(step, sums, places)
             if self.damage:
                 return
-            with writing(self.folder):
+            about = {"notes": notes, "notes_sum": _sum(notes), "sums": sums}
+            with writing(self.folder), barrier.breakable(f"save {found.name}"):
+                before()
                 if hosts.is_first() and found.path.exists():  # of a save that failed when all but a word was there
                     shutil.rmtree(found.path)
-                with barrier.breakable(f"save {found.name}"):
-                    ocp.save(found.path, state, custom_metadata={"notes": notes, "sums": sums})
+                ocp.save(found.path, state, custom_metadata=about)
         except Exception as error:  # the step goes on; check() says when it may not any longer
             self._failing_since = self._failing_since if self._failure else time.monotonic()
             self._failure = str(error)
-            self._say(f"step {step} could not be saved, and training goes on: {error}")
+            self._warn(f"step {step} could not be saved, and training goes on: {error}")
             if hosts.is_first():  # what there is of it must not fill the disk further
                 _delete_drafts(self.folder)
             return
         self._failure = ""
         self._own.append(found)
         if hosts.is_first():
-            self._prune()
+            try:
+                self._prune()
+            except OSError as error:
+                self._say(f"old checkpoints could not be deleted, and training goes on: {error}")
+
+    def _warn(self, line: str) -> None:
+        """What every process says for itself: others' logs refer to its own."""
+        if hosts.is_first():
+            self._say(line)
+        else:
+            print(f"process {jax.process_index()}: {line}", file=sys.stderr, flush=True)
 
     def _prune(self) -> None:
+        if any(int(folder.name) > int(self.folder.name) for folder in numbered(self._directory)):
+            return  # of a newer attempt, which took this one for gone, and goes on from what is there
         everything = [*reversed(self._own), *self._older]
         kept = everything[: self._latest] + _kept(everything, self._every, self._best())
         _delete(found for found in everything if found not in kept)
@@ -225,6 +252,8 @@ def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
             metadata = ocp.metadata(found.path)
             _check_same(found, metadata.metadata, abstract)
             notes, sums = metadata.custom_metadata["notes"], metadata.custom_metadata["sums"]
+            if _sum(notes) != metadata.custom_metadata["notes_sum"]:
+                raise ValueError("the checksum of its notes differs")
             state = ocp.load(found.path, abstract)
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         everywhere = sharding.replicated(jax.tree.leaves(places)[0].mesh)
@@ -236,6 +265,11 @@ def _load(found: Found, abstract: dict) -> tuple[dict, dict, str]:
         return {}, {}, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
     wrong = [name for name, value in read.items() if value != sums.get(name)]
     return state, notes, f"checksums differ: {', '.join(wrong)}"[:300] if wrong else ""
+
+
+def _sum(notes: Mapping[str, object]) -> int:
+    """A checksum of what JSON makes of it."""
+    return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
 
 
 class OtherModelError(ValueError):

@@ -35,7 +35,7 @@ class Ledger:
         """
         self._path, self._every, self._clock, self._now = path, every, clock, now
         lines = goodput.read(path) if path else []
-        self._start, before = (lines[-1]["start"], lines[-1]["time"]) if lines else (0, 0.0)
+        self._start, before = (max(line["start"] for line in lines), lines[-1]["time"]) if lines else (0, 0.0)
         self._start += 1
         # No start begins before the last one's end: one process may be several starts.
         age = 0.0 if begun is None else now() - max(begun, before)

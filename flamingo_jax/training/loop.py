@@ -83,6 +83,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         say(f"{stage.name}: {line}")
 
     with contextlib.ExitStack() as stack:
+        watchdog = Watchdog(60 * config.watchdog_minutes, stage.name)
+        stack.enter_context(watchdog.watching())
         checkpoints = Checkpoints(
             stage.directory / "checkpoints",
             tell,
@@ -98,6 +100,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         skips = Skips(stage.streams, config.max_skipped, tell)
         state, owed = _start(stage, optimizer, checkpoints, seen, skips, tell)
         start = int(state["step"])
+        watchdog.beat("the stage was begun")
         with ledger.during("compile"):
             checkpoints.prepare(state)
         step = make_step(stage.objective, lambdas, optimizer, config.mixing, pieces, config.skip_spikes)
@@ -121,8 +124,6 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             busy=lambda: checkpoints.busy,
             damage=lambda: checkpoints.damage,
         )
-        watchdog = Watchdog(60 * config.watchdog_minutes, stage.name)
-        stack.enter_context(watchdog.watching())
         work = _work_per_step(stage, round_length)
         speed = Speed(stage.mesh, work, stage.flops / round_length, first=start + round_length + 1)
         profile = Profile(stage.directory / "profile", config.profile, start + round_length, tell)
@@ -145,11 +146,12 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             return values
 
         def validate(step: int) -> bool:
-            """Measures and writes the losses after step ``step``; not, if SIGTERM comes."""
+            """Measures and writes the losses after step ``step``; not, if SIGTERM comes, but in the end: of that step
+            there is no checkpoint, and after it the stage is complete."""
 
             def go_on() -> bool:
                 watchdog.beat(f"a batch was validated after update {step}")
-                return not stopping()
+                return step == config.steps or not stopping()
 
             with ledger.during("evaluation"):
                 losses = validation.run(state["params"], stage.frozen, go_on)
@@ -190,9 +192,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 metrics = {}
                 owed = validation.due(step + 1)
                 notes = {"streams": seen.state(), "skips": skips.state(), "owed": ["validation"] if owed else []}
-                with ledger.during("save"):
-                    writer.flush()  # on resume the log is cut at the checkpoint's step, so it must be on disk by then
-                    checkpoints.save(step + 1, state, notes)
+                with ledger.during("save"):  # on resume logs are cut at its step, so they must be on the disk before it
+                    checkpoints.save(step + 1, state, notes, before=writer.flush)
                 checkpoints.check()
             if due.damage:
                 _end(stage, due.damage)
@@ -202,8 +203,8 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         final = report(config.steps, metrics, starts, log_every=1)
         if damage := checkpoints.examine(config.steps, state):
             _end(stage, damage)
-        if validation.due(config.steps) and not validate(config.steps):
-            _stop(stage, checkpoints, config.steps)
+        if validation.due(config.steps):
+            validate(config.steps)
     for line in [*seen.report(), progress.summary()]:
         tell(line)
     return state["params"], final
@@ -217,7 +218,8 @@ def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     if checkpoints.damage:
         _end(stage, checkpoints.damage)
     said = f"is saved at {at}" if saved else f"could not be saved at {at}, and falls back to an older one"
-    hosts.wait(f"{stage.name} stopped", seconds=60)  # the first process serves the others until they end
+    with contextlib.suppress(TimeoutError):  # the first process serves the others, but what it deletes may take longer
+        hosts.wait(f"{stage.name} stopped", seconds=60)
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
 

@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import jax
 import tqdm
@@ -40,15 +41,26 @@ class Writer:
     speed: a run that is killed and resumed from its checkpoint ends with the same files as one that was not.
     """
 
-    def __init__(self, directory: str | os.PathLike, resume_step: int, owed: bool = False, send: Send = send_nothing):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        resume_step: int,
+        owed: bool = False,
+        send: Send = send_nothing,
+        patience: float = 600.0,
+    ):
         """Opens them for writing after step ``resume_step`` (0: from the start), the step of the checkpoint in use.
 
         Lines of later steps, and a line that a killed process left unfinished, are cut off, as is that step's line of
         validation where it is ``owed``; TensorBoard is told to forget those steps. Files are replaced by what is kept
-        of them: what a process of an older start still writes is nowhere. send: takes what is written, as
-        (the folder's name, step, values). Raises OSError that names the file.
+        of them: what a process of an older start still writes is nowhere.
+
+        send: takes what is written, as (the folder's name, step, values). patience: seconds for which files may refuse
+        what is written, such as on a full disk; it is kept until then. Raises OSError that names the file.
         """
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, BinaryIO] = {}
+        self._unwritten = {name: bytearray() for name in _TAGS}
+        self._patience, self._failing_since, self._lock = patience, 0.0, threading.Lock()
         self._directory, self._send = Path(directory), send
         if jax.process_index():
             return
@@ -57,7 +69,7 @@ class Writer:
             with _named(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _truncate(path, resume_step - (owed and name == VALIDATION))
-                self._files[name] = path.open("a", encoding="utf-8")
+                self._files[name] = path.open("ab", buffering=0)
         with _named(self._directory):
             # The plain writer: tensorboardX's SummaryWriter writes in a thread, where a full disk would go unseen.
             self._events = EventsWriter(str(self._directory / "events"), f".{os.getpid()}.{resume_step}")
@@ -69,28 +81,47 @@ class Writer:
         """Appends one step's values to a file, unless there are none; in TensorBoard ``speed/...`` and
         ``validation/...`` are those of the others.
 
-        Raises OSError that names the file, e.g. when the disk is full.
+        Raises OSError that names the file, when it has refused what is written for longer than ``patience``.
         """
         if not self._files or not values:
             return
         line = {key: float(value) for key, value in sorted(values.items())}
-        with _named(self._directory / name):
-            self._files[name].write(json.dumps({"step": int(step)} | line) + "\n")
-            self._files[name].flush()
+        shown = [Summary.Value(tag=_TAGS[name] + key, simple_value=value) for key, value in line.items()]
+        with self._lock:
+            self._unwritten[name] += (json.dumps({"step": int(step)} | line) + "\n").encode()
+            with contextlib.suppress(OSError):  # what is refused here is missing here alone
+                self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=Summary(value=shown)))
+            try:
+                self._append()
+            except OSError:
+                self._failing_since = self._failing_since or time.monotonic()
+                if time.monotonic() - self._failing_since >= self._patience:
+                    raise
+            else:
+                self._failing_since = 0.0
         self._send(self._directory.name, int(step), {_TAGS[name] + key: value for key, value in line.items()})
-        with _named(self._directory):
-            shown = [Summary.Value(tag=_TAGS[name] + key, simple_value=value) for key, value in line.items()]
-            self._events.write_event(Event(wall_time=time.time(), step=int(step), summary=Summary(value=shown)))
 
     def flush(self) -> None:
-        """Returns when all that was written is on the disk; to be called before a checkpoint refers to it."""
+        """Returns when all that was written is on the disk; what a checkpoint refers to must be there before it.
+
+        May be called in any thread. Raises OSError that names the file.
+        """
+        with self._lock:
+            self._append()
+            for name, file in self._files.items():
+                with _named(self._directory / name):
+                    os.fsync(file.fileno())
+            if self._files:
+                with contextlib.suppress(OSError):
+                    self._events.flush()
+
+    def _append(self) -> None:
+        """Writes what is not written yet, and keeps what is refused."""
         for name, file in self._files.items():
+            left = self._unwritten[name]
             with _named(self._directory / name):
-                file.flush()
-                os.fsync(file.fileno())
-        if self._files:
-            with _named(self._directory):
-                self._events.flush()
+                while left:
+                    del left[: file.write(left)]
 
     def close(self) -> None:
         """Flushes and closes the files. Nothing may be written afterwards."""

@@ -31,14 +31,20 @@ def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
 def load_weights(workdir: pathlib.Path, relative: str, abstract: dict | None = None) -> dict:
     """Reads what ``store_weights`` wrote, onto the shardings of ``abstract`` or, without it, as it was.
 
-    Raises ValueError when the folder is absent.
+    Raises ValueError when the folder is absent, or, where they are read as they were, not what its name says.
     """
     source = workdir / relative
     if not source.exists():
         raise ValueError(
             f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it."
         )
-    return ocp.load(source, abstract)
+    weights = ocp.load(source, abstract)
+    if abstract is None and content_hash(weights)[:16] != relative.rpartition("-")[2]:
+        raise ValueError(
+            f"{source} is damaged: what is read is not what was written. Bring it back from a copy; or delete it and "
+            "the folder of the stage that made it, which is then trained anew."
+        )
+    return weights
 
 
 def content_hash(weights: dict) -> str:

@@ -43,7 +43,8 @@ class Watchdog:
             self._closed.set()
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(self._seconds / 4, 10.0)):
+        period = min(self._seconds / 4, 10.0)
+        while not self._closed.wait(period):
             quiet = time.monotonic() - self._last
             if quiet > self._seconds:
                 print(
@@ -54,4 +55,5 @@ class Watchdog:
                 )
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
                 sys.stderr.flush()
+                time.sleep(2 * period)  # an end of the first process ends all, and they look later than this one
                 os._exit(ending.HUNG)  # whatever hangs would keep an orderly end waiting

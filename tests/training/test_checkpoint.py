@@ -3,6 +3,7 @@
 import json
 import pathlib
 import resource
+import shutil
 import threading
 
 import chex
@@ -164,6 +165,52 @@ def test_what_an_older_attempt_still_writes_is_not_found(tmp_path):
     newer.close()
     assert steps(tmp_path) == ["2/5", "1/4"]
     assert int(Checkpoints(tmp_path).restore(abstract())[0]["step"]) == 5
+
+
+def test_a_stale_one_takes_nothing_from_a_newer_one(tmp_path):
+    """Else the newer one, ended before its first save, would start over."""
+    stale = Checkpoints(tmp_path)
+    for step in (4, 5):
+        stale.save(step, state(step), {})
+    stale.wait()
+    assert int(Checkpoints(tmp_path).restore(abstract())[0]["step"]) == 5
+    for step in (6, 7):
+        stale.save(step, state(step), {})
+    stale.close()
+    assert int(Checkpoints(tmp_path).restore(abstract())[0]["step"]) == 5
+
+
+def test_where_what_was_gone_on_from_is_gone_nothing_starts_over(tmp_path):
+    write(tmp_path, 5, 6)
+    newer = Checkpoints(tmp_path)
+    newer.restore(abstract())
+    shutil.rmtree(tmp_path / "1" / "5")
+    (tmp_path / "2" / "from").write_text("5")
+    with pytest.raises(ValueError, match="None of the checkpoints .* can be read .*is gone, and .*/[12]/.* is beyond"):
+        Checkpoints(tmp_path).restore(abstract())
+
+
+def test_notes_that_changed_show(tmp_path):
+    write(tmp_path, 3, 4)
+    path = tmp_path / "1" / "4" / "_CHECKPOINT_METADATA"
+    before = path.read_text()
+    path.write_text(before.replace('"at": 40', '"at": 41').replace('"at":40', '"at":41'))
+    assert path.read_text() != before
+    said = []
+    restored, notes = Checkpoints(tmp_path, said.append).restore(abstract())
+    assert int(restored["step"]) == 3 and notes == {"at": 30} and "the checksum of its notes differs" in said[0]
+
+
+def test_what_must_be_on_the_disk_before_fails_the_save(tmp_path):
+    said = []
+
+    def full():
+        raise OSError("no room for metrics")
+
+    checkpoints = Checkpoints(tmp_path, said.append)
+    checkpoints.save(1, state(1), {}, before=full)
+    assert not checkpoints.wait() and not steps(tmp_path) and "no room for metrics" in said[0]
+    checkpoints.close()
 
 
 def test_what_a_killed_process_left_is_cleaned_away(tmp_path):

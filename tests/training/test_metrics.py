@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import struct
 
 import pytest
@@ -117,8 +118,29 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     monkeypatch.setattr(metrics, "_truncate", lambda path, step: None)
     writer = metrics.Writer(tmp_path, resume_step=0)
+    writer.write(1, values(1))  # it may get better
+    with pytest.raises(OSError, match="No space left.*metrics.jsonl"):
+        writer.flush()
+    writer = metrics.Writer(tmp_path, resume_step=0, patience=0.0)
     with pytest.raises(OSError, match="No space left.*metrics.jsonl"):
         writer.write(1, values(1))
+
+
+def test_what_a_full_disk_refused_is_written_when_there_is_room(tmp_path):
+    """In the order of the steps, each once, also where a line was written in part."""
+    writer = write_steps(tmp_path, 0, [1, 2])
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 10, old[1]))
+        for step in (3, 4):
+            writer.write(step, values(step))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    writer.write(5, values(5))
+    writer.close()
+    whole = write_steps(tmp_path / "whole", 0, range(1, 6))
+    whole.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
 class Clock:

@@ -4,6 +4,7 @@ import resource
 
 import numpy as np
 import pytest
+from harm import damage
 
 from flamingo_jax.training import outcome
 
@@ -29,3 +30,11 @@ def test_weights_stored_twice_are_stored_once(tmp_path):
     first, second = (outcome.store_weights(tmp_path, "x", WEIGHTS) for _ in range(2))
     assert first == second and len(list((tmp_path / "weights").iterdir())) == 1
     np.testing.assert_array_equal(outcome.load_weights(tmp_path, first)["a"], WEIGHTS["a"])
+
+
+def test_weights_that_changed_on_the_disk_are_refused(tmp_path):
+    """The library reads them without a word."""
+    name = outcome.store_weights(tmp_path, "x", WEIGHTS)
+    damage(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        outcome.load_weights(tmp_path, name)

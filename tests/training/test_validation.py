@@ -117,6 +117,13 @@ def test_a_signal_ends_it_between_two_batches_and_it_is_owed(model_config, tmp_p
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
 
 
+def test_a_signal_in_the_last_one_lets_it_end(model_config, tmp_path, monkeypatch):
+    """The stage is then complete, and of its last step there is no checkpoint."""
+    monkeypatch.setattr(loop, "stopping", lambda: pytest.fail("nobody is to ask"))
+    loop.train(validated(model_config, tmp_path, steps=2), lambda _: None)
+    assert [line["step"] for line in lines(tmp_path)] == [2]
+
+
 def test_one_process_is_asked_alone(monkeypatch):
     monkeypatch.setattr(ending, "asked", lambda: True)
     assert lookout.stopping()
