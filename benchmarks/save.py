@@ -26,7 +26,7 @@ from absl import logging
 
 from flamingo_jax import config as configs
 from flamingo_jax import pipeline
-from flamingo_jax.training import compiler
+from flamingo_jax.training import checkpoint, compiler
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
 EVERY, HELD, BESIDE = 40, 3, 10
@@ -37,13 +37,14 @@ class Enough(Exception):
     """Ends a stage."""
 
 
-def measure(workdir: pathlib.Path, seconds: float) -> list[float]:
-    """When each update was begun."""
+def measure(workdir: pathlib.Path, seconds: float) -> tuple[list[float], list[float]]:
+    """When each update was begun; how long each save kept the loop."""
     given = runpy.run_path(str(HERE / "configs" / "base.py"))["get_config"]("quick").to_dict()
     given["order"] = ("language",)
     given["stages"]["language"] |= {"steps": 10**6, "keep_every_steps": EVERY, "checkpoint_every_seconds": 1e9}
     begun: list[float] = []
-    compiled = compiler.jit
+    saves: list[float] = []
+    compiled, save = compiler.jit, checkpoint.Checkpoints.save
 
     def watched(*arguments):
         step = compiled(*arguments)
@@ -56,14 +57,19 @@ def measure(workdir: pathlib.Path, seconds: float) -> list[float]:
 
         return update
 
-    compiler.jit = watched
+    def timed(*arguments, **options):
+        start = time.monotonic()
+        save(*arguments, **options)
+        saves.append(time.monotonic() - start)
+
+    compiler.jit, checkpoint.Checkpoints.save = watched, timed
     try:
         pipeline.run(configs.build(given), workdir, say=lambda line: None)
     except Enough:
         pass
     finally:
-        compiler.jit = compiled
-    return begun
+        compiler.jit, checkpoint.Checkpoints.save = compiled, save
+    return begun, saves
 
 
 def main() -> None:
@@ -74,13 +80,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder)
         (workdir / "config.json").write_text("{}")
-        begun = measure(workdir, args.seconds)
+        begun, held = measure(workdir, args.seconds)
     took = [after - before for before, after in itertools.pairwise(begun)]
     saves = range(2 * EVERY, len(took) - EVERY, EVERY)  # after the first, before which everything is compiled
     if not saves:
         raise SystemExit(f"Only {len(begun)} updates were made, too few for two saves; give more --seconds.")
     update = statistics.median(took[EVERY:])
     print(f"{len(saves)} saves; an update takes {1000 * update:.1f} ms, the median of {len(took) - EVERY}")
+    print(
+        f"the loop is kept for {1000 * statistics.median(held[1:]):.1f} ms, the median; {1000 * max(held[1:]):.1f} at most"
+    )
     for count, what in ((HELD, "at a save"), (BESIDE, "beside its writing")):
         # Update n, from 1, is saved before update n + 1 is begun: that is took[n - 1] and those after it.
         more = [sum(took[s - 1 : s - 1 + count]) - sum(took[s + EVERY // 2 :][:count]) for s in saves]

@@ -5,7 +5,7 @@ import json
 from processes import run
 
 SCRIPT = """
-import errno, json, sys, time
+import errno, io, json, sys, time
 import jax, numpy as np
 folder, number, address = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(number))
@@ -38,6 +38,8 @@ def fails(module, name, who):
         setattr(module, name, once)
 
 said, seconds = [], []
+if int(number):  # what it says stands in its own log
+    sys.stderr = io.StringIO()
 checkpoints = checkpoint.Checkpoints(pathlib.Path(folder) / "stage" / "checkpoints", said.append, latest=9)
 def save(step):
     start = time.monotonic()
@@ -61,6 +63,10 @@ seconds.append(time.monotonic() - start)
 again.save(6, restored, {})
 again.close()
 steps = [found.step for found in checkpoint.find(pathlib.Path(folder) / "stage" / "checkpoints")]
+if int(number):
+    lines, sys.stderr = sys.stderr.getvalue().splitlines(), sys.__stderr__
+    assert not said, said
+    said = [line.removeprefix("process 1: ") for line in lines if line.startswith("process 1: ")]
 with open(f"{folder}/{number}.json", "w") as file:
     json.dump({"said": said, "seconds": seconds, "steps": steps, "restored": int(restored["step"])}, file)
 hosts.wait("end")

@@ -129,7 +129,9 @@ def test_where_all_are_damaged_nothing_starts_over(tmp_path):
     write(tmp_path, 3, 4)
     for step in ("3", "4"):
         damage(tmp_path / "1" / step, "cut")
-    with pytest.raises(ValueError, match=rf"None of the checkpoints in {tmp_path} can be read; delete that folder"):
+    with pytest.raises(
+        ValueError, match=rf"None of the checkpoints in {tmp_path} can be read .*; or delete that folder"
+    ):
         Checkpoints(tmp_path).restore(abstract())
 
 
