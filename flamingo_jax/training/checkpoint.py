@@ -105,9 +105,9 @@ class Checkpoints:
         self, step: int, state: dict, notes: Mapping[str, object], before: Callable[[], None] = lambda: None
     ) -> None:
         """Saves a copy of the state, beside whatever comes next, and notes (as JSON has them), as one atomic unit;
-        ``before`` is called first, and where it raises nothing is saved.
-        Waits for the save before it, if that is not through. Nothing is raised for what fails; a state whose copies on
-        several devices differ is not saved, and ``damage`` says so."""
+        ``before`` is called first, in the writer's thread, and where it raises nothing is saved. Waits for the save
+        before it, if that is not through. Nothing is raised for what fails; a state whose copies on several devices
+        differ is not saved, and ``damage`` says so."""
         self.wait()
         self.prepare(state)
         copy, sums = sharding.settled(self._snapshot(state))

@@ -128,10 +128,11 @@ class Writer:
         if not self._files:
             return
         self.flush()
-        for file in self._files.values():
-            file.close()
-        self._events.close()
-        self._files = {}
+        with self._lock:  # a save that is still at work may flush
+            for file in self._files.values():
+                file.close()
+            self._events.close()
+            self._files = {}
 
 
 def read(directory: str | os.PathLike, name: str = FILE) -> list[dict[str, float]]:

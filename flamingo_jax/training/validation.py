@@ -17,7 +17,7 @@ from flamingo_jax.training.objective import Objective
 
 
 class Validation:
-    """Measures a stage's ``validation`` datasets, and writes ``validation.jsonl``."""
+    """Measures a stage's ``validation`` datasets."""
 
     def __init__(
         self,
