@@ -53,7 +53,7 @@ class Checkpoints:
             latest: so many of the newest are kept.
             every: those of steps that it divides are kept for ever; 0 for none.
             best: tells which steps are kept as long as it names them.
-            patience: seconds for which saves may fail before ``check`` raises.
+            patience: seconds for which saves may fail before ``failure`` tells.
         """
         self._directory, self._say, self._latest, self._every, self._best = directory, say, latest, every, best
         self._patience, self._failing_since, self._failure = patience, 0.0, ""
@@ -112,7 +112,8 @@ class Checkpoints:
         self.prepare(state)
         copy, sums = sharding.settled(self._snapshot(state))
         places = jax.tree.map(lambda leaf: leaf.sharding, copy)
-        self._pending = self._writer.submit(self._write, step, copy, sums, places, dict(notes), before)
+        notes = json.loads(json.dumps(notes))  # whoever they are of goes on counting meanwhile
+        self._pending = self._writer.submit(self._write, step, copy, sums, places, notes, before)
 
     def prepare(self, state: dict) -> None:
         """Compiles what copies the state, so that the first save does not wait for that."""
@@ -147,10 +148,11 @@ class Checkpoints:
         """Whether something is being written."""
         return self._pending is not None and not self._pending.done()
 
-    def check(self) -> None:
-        """Raises OSError when saves have failed for longer than ``patience``."""
-        if self._failure and time.monotonic() - self._failing_since > self._patience:
-            raise OSError(f"No checkpoint could be written for {self._patience:,.0f} s. {self._failure}")
+    @property
+    def failure(self) -> str:
+        """Why saves have failed, and for longer than ``patience``; "" otherwise. It depends on a process's clock."""
+        late = self._failure and time.monotonic() - self._failing_since > self._patience
+        return f"No checkpoint could be written for {self._patience:,.0f} s. {self._failure}" if late else ""
 
     def close(self) -> None:
         """Returns when nothing is being written any more."""
@@ -172,7 +174,7 @@ class Checkpoints:
                 if hosts.is_first() and found.path.exists():  # of a save that failed when all but a word was there
                     shutil.rmtree(found.path)
                 ocp.save(found.path, state, custom_metadata=about)
-        except Exception as error:  # the step goes on; check() says when it may not any longer
+        except Exception as error:  # the step goes on; ``failure`` says when it may not any longer
             self._failing_since = self._failing_since if self._failure else time.monotonic()
             self._failure = str(error)
             self._warn(f"step {step} could not be saved, and training goes on: {error}")

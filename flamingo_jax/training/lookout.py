@@ -19,7 +19,7 @@ class Due(NamedTuple):
 
     save: bool = False
     stop: bool = False
-    damage: str = ""  # for which the run ends at once
+    end: str = ""  # the reason for which the run ends at once
 
 
 class Lookout:
@@ -38,7 +38,7 @@ class Lookout:
         *,
         at: Iterable[int] = (),
         busy: Callable[[], bool] = lambda: False,
-        damage: Callable[[], str] = str,
+        end: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Args:
@@ -49,10 +49,10 @@ class Lookout:
         steps: of the stage.
         at: steps that one of them divides are saved whatever the time; 0 divides none.
         busy: whether a save is at work, which another one does not hurry.
-        damage: what is wrong with the state, for which the run ends; "" for nothing.
+        end: a reason for which the run ends; "" for none.
         """
         self._every, self._round, self._clock = every, round_length, clock
-        self._busy, self._damage = busy, damage
+        self._busy, self._end = busy, end
         self._at = [math.lcm(interval, round_length) for interval in at if interval]
         self._last = steps - round_length  # what is saved later is trained no further
         self._next = -(-(start + 1) // round_length) * round_length
@@ -69,8 +69,8 @@ class Lookout:
 
     def _decide(self, step: int) -> tuple[bool, bool, str, int]:
         now = self._clock()
-        if damage := self._damage():
-            return False, False, damage, step
+        if end := self._end():
+            return False, False, end, step
         stop = _asked()
         save = (
             stop

@@ -122,7 +122,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             config.steps,
             at=(config.keep_every_steps, validation.every),
             busy=lambda: checkpoints.busy,
-            damage=lambda: checkpoints.damage,
+            end=lambda: checkpoints.damage or checkpoints.failure,
         )
         work = _work_per_step(stage, round_length)
         speed = Speed(stage.mesh, work, stage.flops / round_length, first=start + round_length + 1)
@@ -194,15 +194,14 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
                 notes = {"streams": seen.state(), "skips": skips.state(), "owed": ["validation"] if owed else []}
                 with ledger.during("save"):  # on resume logs are cut at its step, so they must be on the disk before it
                     checkpoints.save(step + 1, state, notes, before=writer.flush)
-                checkpoints.check()
-            if due.damage:
-                _end(stage, due.damage)
+            if due.end:
+                _end(stage, checkpoints, due.end)
             # What is validated is saved before, and owed until the next save: a run that is ended here does it first.
             if due.stop or (due.save and owed and not validate(step + 1)):
                 _stop(stage, checkpoints, step + 1)
         final = report(config.steps, metrics, starts, log_every=1)
         if damage := checkpoints.examine(config.steps, state):
-            _end(stage, damage)
+            _end(stage, checkpoints, damage)
         if validation.due(config.steps):
             validate(config.steps)
     for line in [*seen.report(), progress.summary()]:
@@ -216,18 +215,22 @@ def _stop(stage: Stage, checkpoints: Checkpoints, step: int) -> None:
     with stage.ledger.during("save"):
         saved = checkpoints.wait()
     if checkpoints.damage:
-        _end(stage, checkpoints.damage)
+        _end(stage, checkpoints, checkpoints.damage)
     said = f"is saved at {at}" if saved else f"could not be saved at {at}, and falls back to an older one"
     with contextlib.suppress(TimeoutError):  # the first process serves the others, but what it deletes may take longer
         hosts.wait(f"{stage.name} stopped", seconds=60)
     raise ending.Ended(ending.PREEMPTED, f"SIGTERM: {stage.name} {said}; the same command goes on.")
 
 
-def _end(stage: Stage, damage: str) -> None:
-    """Ends the program, all processes at the same step, when devices that should hold the same weights do not."""
+def _end(stage: Stage, checkpoints: Checkpoints, reason: str) -> None:
+    """Ends the program, all processes at the same step: devices that should hold the same weights do not, or nothing
+    can be saved."""
+    checkpoints.wait()  # by then every process knows of the damage that another one has told it of
+    if not checkpoints.damage:
+        raise OSError(f"{stage.name}: {reason}")
     raise ending.Ended(
         ending.DAMAGED,
-        f"{stage.name}: copies of the same weights differ, at {damage}. A device or its memory has failed. Nothing of "
+        f"{stage.name}: copies of the same weights differ, at {reason}. A device or its memory has failed. Nothing of "
         "this was saved: the same command goes on from the checkpoint before. If the same device is named again, go on "
         "without it.",
     )

@@ -59,18 +59,44 @@ def test_slices_hosts_and_chips(manifest, options, slices, hosts, chips, label, 
     assert filled["metadata"]["annotations"] == exclusive and "${" not in str(filled)
 
 
-def test_restarts(manifest):
+# What Kubernetes says of a Job that a pod has failed (its pkg/controller/job/pod_failure_policy.go).
+CONTAINER = "Container train for pod default/flam-slice-0-0-x failed with exit code {} matching FailJob rule at index {}"
+POD = "Pod default/flam-slice-0-0-x has condition DisruptionTarget matching FailJob rule at index {}"
+
+
+@pytest.mark.parametrize(
+    ("code", "disrupted", "action"),
+    [
+        (65, False, "FailJobSet"),
+        (75, True, "RestartJobSetAndIgnoreMaxRestarts"),
+        (1, False, None),
+        (137, False, None),
+    ],
+    ids=["diverged", "preempted", "error", "killed"],
+)
+def test_restarts(manifest, code, disrupted, action):
+    """None: those that count, up to maxRestarts, and are what JobSet does where no rule tells another thing."""
     filled = manifest("--max-restarts=7", "--grace=90")
     _, job, pod = parts(filled)
     policy = filled["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 7 and policy["restartStrategy"] == "BlockingRecreate"
-    assert policy["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
-    assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
-    assert job["podFailurePolicy"]["rules"] == [
-        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget"}]}
-    ]
     assert pod["terminationGracePeriodSeconds"] == 90
+    messages = []
+    for index, rule in enumerate(job["podFailurePolicy"]["rules"]):
+        assert rule["action"] == "FailJob"
+        if "onExitCodes" in rule:
+            assert rule["onExitCodes"]["operator"] == "In"
+            messages += [CONTAINER.format(code, index)] if code in rule["onExitCodes"]["values"] else []
+        else:
+            assert rule["onPodConditions"] == [{"type": "DisruptionTarget"}]
+            messages += [POD.format(index)] if disrupted else []
+    done = None
+    for rule in policy["rules"]:
+        assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+        if messages and done is None and any(re.search(p, messages[0]) for p in rule["onJobFailureMessagePatterns"]):
+            done = rule["action"]
+    assert done == action
 
 
 def test_network_and_shared_memory(manifest):

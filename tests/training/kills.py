@@ -27,11 +27,10 @@ import time
 
 sys.path.insert(1, str(pathlib.Path(__file__).parents[1] / "data"))
 
-import numpy as np
 import victim
 from processes import environment, free_address
 
-from flamingo_jax.training import metrics
+from flamingo_jax.training import metrics, outcome
 
 STEPS = 18
 # Without torch, which tensorboardX would load where there is one; that takes seconds.
@@ -79,9 +78,11 @@ def plan(kills: int, seed: int, processes: int) -> list[Kill]:
     return out
 
 
-def live(folder: pathlib.Path, processes: int, steps: int, kill: Kill | None = None, **variables: str) -> Life:
-    """Starts the stage on eight devices, to its end or to the end of one of its processes. variables: of the
-    environment."""
+def live(
+    folder: pathlib.Path, processes: int, steps: int, kill: Kill | None = None, code: int = 0, **variables: str
+) -> Life:
+    """Starts the stage on eight devices, to its end, which has exit code ``code``, or to the end of one of its
+    processes by ``kill``. variables: of the environment."""
     address, env = free_address(), environment(8 // processes) | {"PYTHONUNBUFFERED": "1"} | variables
     here = pathlib.Path(__file__).parent
     roots = here, here.parent / "data", here.parents[1]
@@ -102,7 +103,7 @@ def live(folder: pathlib.Path, processes: int, steps: int, kill: Kill | None = N
     try:
         end = time.monotonic() + TIMEOUT
         while time.monotonic() < end and any(process.poll() is None for process in running):
-            if any(process.poll() for process in running):
+            if any(process.poll() not in (None, code) for process in running):
                 time.sleep(kill.late if kill else LATE)
                 break
             time.sleep(0.01)
@@ -117,7 +118,7 @@ def live(folder: pathlib.Path, processes: int, steps: int, kill: Kill | None = N
         said.append(log.read())
         log.close()
     killed = kill is not None and -signal.SIGKILL in first
-    if not killed and first != [0] * processes:
+    if not killed and first != [code] * processes:
         raise AssertionError(f"{kill} in {folder}: exit codes {first}; the processes said:\n" + "\n---\n".join(said))
     return Life(first, said, resumed(said[0]), killed)
 
@@ -130,7 +131,9 @@ def resumed(said: str) -> int | None:
 
 
 def saved(folder: pathlib.Path) -> int:
-    """The newest complete checkpoint's step, by the names of folders alone; 0 for none."""
+    """The newest complete checkpoint's step, by the names of folders alone; 0 for none. All, of a complete stage."""
+    if result := outcome.read_result(folder):
+        return result["steps"]
     return max((int(path.name) for path in folder.glob("checkpoints/*/*") if path.name.isdecimal()), default=0)
 
 
@@ -151,9 +154,10 @@ def examples(folder: pathlib.Path) -> dict[int, dict[str, dict[str, str]]]:
 def differences(whole: pathlib.Path, cut: pathlib.Path) -> list[str]:
     """In what a disturbed run differs from the undisturbed one: of "weights", "metrics" and "examples"."""
     out = []
-    one, two = (dict(np.load(folder / "weights.npz")) for folder in (whole, cut))
-    if one.keys() != two.keys() or any(value.tobytes() != two[name].tobytes() for name, value in one.items()):
+    stored = [outcome.read_result(folder)["weights"] for folder in (whole, cut)]
+    if stored[0] != stored[1]:  # names by content, which must be what is there
         out.append("weights")
+    outcome.load_weights(cut, stored[1])
     if any((whole / name).read_bytes() != (cut / name).read_bytes() for name in (metrics.FILE, metrics.VALIDATION)):
         out.append("metrics")
     try:

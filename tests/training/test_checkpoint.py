@@ -234,12 +234,12 @@ def test_a_full_disk_is_the_saves_error_until_it_lasts(tmp_path, small_files):
     assert said == [
         f"step 2 could not be saved, and training goes on: Cannot write {checkpoints.folder}: File too large."
     ]
-    with pytest.raises(OSError, match=r"No checkpoint could be written for 0 s\. Cannot write .*: File too large"):
-        checkpoints.check()
+    assert checkpoints.failure == (
+        f"No checkpoint could be written for 0 s. Cannot write {checkpoints.folder}: File too large."
+    )
     assert steps(tmp_path) == ["1/1"]  # what failed is not taken for good
     checkpoints.save(2, state(2), {})
-    assert checkpoints.wait()
-    checkpoints.check()
+    assert checkpoints.wait() and not checkpoints.failure
     assert steps(tmp_path) == ["1/2", "1/1"]
     checkpoints.close()
 
@@ -255,6 +255,17 @@ def test_a_save_does_not_hold_the_loop_up(tmp_path, monkeypatch):
     checkpoints.save(2, state(2), {})
     checkpoints.close()
     assert steps(tmp_path) == ["1/2", "1/1"] and not checkpoints.busy
+
+
+def test_notes_are_those_of_the_moment_of_the_save(tmp_path, monkeypatch):
+    go, saved = threading.Event(), ocp.save
+    monkeypatch.setattr(ocp, "save", lambda *args, **kwargs: go.wait(20) and saved(*args, **kwargs))
+    checkpoints, recent = Checkpoints(tmp_path), [1]
+    checkpoints.save(1, state(1), {"recent": recent})
+    recent.append(2)
+    go.set()
+    checkpoints.close()
+    assert Checkpoints(tmp_path).restore(abstract())[1] == {"recent": [1]}
 
 
 def test_it_holds_trainable_weights_and_nothing_else(tmp_path):

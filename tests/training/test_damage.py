@@ -3,8 +3,8 @@
 import chex
 import jax
 import pytest
+from harm import flip
 from small_stage import Numbers, stage
-from test_fingerprint import flip
 
 from flamingo_jax.config import MeshConfig
 from flamingo_jax.training import compiler, ending, loop, sharding

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harm import flip
 
 from flamingo_jax.config import MeshConfig
 from flamingo_jax.training import fingerprint, sharding
@@ -31,14 +32,6 @@ def sums(tree, sizes=(1, 1, 1)):
     found, wrong = read(put(tree, sizes))
     assert not wrong
     return found
-
-
-def flip(leaf, number, bit=0):
-    """The array as it is, but for a bit in the first element of the ``number``-th device's copy or part."""
-    parts = [np.array(shard.data) for shard in leaf.addressable_shards]
-    parts[number].reshape(-1).view(np.uint32)[0] ^= np.uint32(1 << bit)
-    parts = [jax.device_put(part, shard.device) for part, shard in zip(parts, leaf.addressable_shards, strict=True)]
-    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
 
 
 def test_it_is_the_sum_that_it_says():

@@ -10,7 +10,7 @@ import victim
 from harm import damage
 from kills import Kill, Row
 
-from flamingo_jax.training import metrics
+from flamingo_jax.training import ending, metrics, outcome
 
 
 def test_a_plan_has_every_phase_and_is_the_seeds():
@@ -41,7 +41,7 @@ def log(folder, process, *lines):
 
 
 def finish(folder, weight=1.0, content="{}"):
-    np.savez(folder / "weights.npz", a=np.float32(weight))
+    outcome.write_result(folder, {"weights": outcome.store_weights(folder, "a", {"a": np.float32(weight)})})
     for name in (metrics.FILE, metrics.VALIDATION):
         (folder / name).write_text(content)
 
@@ -76,6 +76,8 @@ def test_the_newest_save_is_the_last_whole_one(tmp_path):
     for name in ("1/6", "1/9.orbax-checkpoint-tmp", "2/8", "2/from"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert kills.saved(tmp_path) == 8
+    outcome.write_result(tmp_path, {"steps": 18})
+    assert kills.saved(tmp_path) == 18
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_one_process_goes_on_with_the_same_examples(undisturbed):
 def test_a_disk_that_is_full_for_one_process_fails_the_save_for_all(undisturbed):
     """Which is said, and the next one is whole. What failed is not among the checkpoints that a restart finds."""
     full = undisturbed.parent / "full"
-    life = kills.live(full, 2, kills.STEPS, Kill("after rename", 2, 0.0, "all"), FULL="1:2")
+    life = kills.live(full, 2, kills.STEPS, Kill("after rename", 2, 0.0, "all"), HARM="full:1:2")
     assert life.killed
     told = [[line for line in said.splitlines() if "could not be saved" in line] for said in life.said]
     assert [len(lines) for lines in told] == [1, 1], life.said
@@ -145,3 +147,36 @@ def test_two_processes_pass_over_a_damaged_checkpoint(undisturbed):
     assert all(f"the checkpoint of step {newest} is damaged and passed over (" in said for said in life.said)
     assert 0 < life.resumed < newest
     assert kills.differences(undisturbed, cut) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("harm", "code", "sentences"),
+    [
+        ("flip:1:8", ending.DAMAGED, ["copies of the same weights differ, at step ", "(process 1) has "]),
+        ("hang:1:8", ending.HUNG, ["nothing has moved for 1"]),
+        ("full:1:2:", 1, ["No checkpoint could be written for 0 s. Cannot write "]),
+    ],
+    ids=["a flipped bit", "a hang", "a full disk that lasts"],
+)
+def test_two_processes_end_with_one_code_and_the_same_command_goes_on(undisturbed, harm, code, sentences):
+    folder = undisturbed.parent / harm.replace(":", "_")
+    life = kills.live(folder, 2, kills.STEPS, code=code, HARM=harm)
+    for sentence in sentences:
+        assert all(sentence in said for said in life.said), life.said
+    assert ["in wait_for_nothing" in said for said in life.said] == [False, code == ending.HUNG]
+    newest = kills.saved(folder)
+    assert 0 < newest < kills.STEPS
+    assert kills.live(folder, 2, kills.STEPS).resumed == newest
+    assert kills.differences(undisturbed, folder) == []
+
+
+@pytest.mark.slow
+def test_two_processes_that_diverge_name_their_records_and_end(undisturbed):
+    folder = undisturbed.parent / "diverged"
+    for _ in range(2):
+        newest = kills.saved(folder)
+        life = kills.live(folder, 2, kills.STEPS, code=ending.DIVERGED, HARM="nan::3")
+        assert life.resumed == newest < 6
+        assert all("3 of the last 6 updates had a loss or gradients that were not" in said for said in life.said)
+        assert all("step 6, pages: " in said and "step 4, packed: " in said for said in life.said), life.said

@@ -32,6 +32,12 @@ def test_a_signal_saves_and_stops(monkeypatch):
     assert look.after(9) == Due()  # the stage ends anyway
 
 
+def test_a_reason_to_end_is_told_at_the_next_look():
+    reasons = ["", "the disk is full"]
+    look = Lookout(1e9, start=0, round_length=2, steps=9, end=lambda: reasons.pop(0))
+    assert [look.after(step) for step in (1, 2, 3, 4)] == [Due(), Due(), Due(), Due(end="the disk is full")]
+
+
 def test_several_look_once_a_second(monkeypatch):
     """After steps of 0.1 s: at 1, 3, 7 and then every tenth; after one that took a minute, at the next."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)

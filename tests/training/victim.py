@@ -6,12 +6,16 @@ is process NUMBER of COUNT. FOLDER/../data holds what ``write_data`` wrote. It s
 
     KILL="write:2:0.013:1"   the second save that is written is, 0.013 seconds later, the end of process 1 by SIGKILL
     KILL="write:2:0.013:all" that of all processes
-    FULL="1:2"               the disk is full when process 1 writes its part of the second save
+    HARM="full:1:2"          the disk is full when process 1 writes its part of the second save
+    HARM="full:1:2:"         and from then on, which ends the run
+    HARM="flip:1:5"          a bit of a copy of the weights that process 1 holds is another one after the fifth update
+    HARM="hang:1:5"          process 1 does not come to the sixth, and is looked for after some seconds
+    HARM="nan::5"            losses are not finite from the sixth on
 
 It writes:
 
-    FOLDER/examples/PROCESS.jsonl   of every update that was begun: what it read, row by row
-    FOLDER/weights.npz              the trained weights, in the end
+    FOLDER/examples/PROCESS.jsonl        of every update that was begun: what it read, row by row
+    FOLDER/result.json, FOLDER/weights   the trained weights, in the end
 """
 
 import dataclasses
@@ -27,13 +31,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import flax.linen as nn
-import flax.traverse_util as traverse
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from harm import flip
 from jax.experimental import multihost_utils
 from orbax.checkpoint._src.path import async_path
 from PIL import Image
@@ -43,7 +48,7 @@ from flamingo_jax.config import ExampleConfig, MeshConfig, MixConfig, OptimizerC
 from flamingo_jax.data import packing, record, tokenizer
 from flamingo_jax.data import stream as streams
 from flamingo_jax.data.document import Document
-from flamingo_jax.training import checkpoint, compiler, ending, hosts, lookout, loop, sharding, validation
+from flamingo_jax.training import checkpoint, compiler, ending, hosts, lookout, loop, outcome, sharding, validation
 from flamingo_jax.training.objective import Objective
 
 NAME = "language"
@@ -54,6 +59,7 @@ VALIDATION = {"held": MixConfig(8)}
 VOCABULARY, WIDTH = 288, 128
 PAUSE = 0.1  # seconds, of an update
 ROOM = 48 * 1024  # bytes
+PATIENCE = 10.0  # seconds
 SAVED = 6  # updates; what is saved at its multiples is validated, and kept for ever
 
 
@@ -83,6 +89,7 @@ PHASES = {
     "delete": Phase(shutil, "rmtree", 0.003, first=True),
     "validate": Phase(validation.Validation, "run", 0.2),
     "restore": Phase(checkpoint.Checkpoints, "restore", 0.5),
+    "store": Phase(outcome, "store_weights", 0.5),
 }
 
 
@@ -146,6 +153,8 @@ def stage(folder: pathlib.Path, steps: int) -> loop.Stage:
         validation=VALIDATION,
         validate_every_steps=SAVED,
         validate_batches=3,
+        max_skipped=2,
+        watchdog_minutes=PATIENCE / 60 if "hang" in os.environ.get("HARM", "") else 30.0,
     )
 
     def opened(name):
@@ -190,26 +199,36 @@ def rows(batch: dict[str, jax.Array]) -> dict[str, str]:
     return {str(number): hashlib.sha256(b"".join(parts)).hexdigest()[:12] for number, parts in sorted(found.items())}
 
 
-def log_examples(folder: pathlib.Path) -> None:
-    """Every update writes down what its devices hold, before it runs."""
+def around_updates(before: Callable, after: Callable = lambda state: state) -> None:
+    """From now on ``before(state, batches)`` gives the batches, and ``after(state)`` the state, of every update."""
     compiled = compiler.jit
-    folder.mkdir(parents=True, exist_ok=True)
-    log = (folder / f"{jax.process_index()}.jsonl").open("a")
 
     def jit(*arguments):
         step_fn = compiled(*arguments)
 
         def step(state, frozen, batches):
-            line = {"step": int(state["step"]) + 1, "rows": {name: rows(batch) for name, batch in batches.items()}}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            begun(line["step"])
-            time.sleep(PAUSE)
-            return step_fn(state, frozen, batches)
+            state, metrics = step_fn(state, frozen, before(state, batches))
+            return after(state), metrics
 
         return step
 
     compiler.jit = jit
+
+
+def log_examples(folder: pathlib.Path) -> None:
+    """Every update writes down what its devices hold, before it runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = (folder / f"{jax.process_index()}.jsonl").open("a")
+
+    def before(state, batches):
+        line = {"step": int(state["step"]) + 1, "rows": {name: rows(batch) for name, batch in batches.items()}}
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+        begun(line["step"])
+        time.sleep(PAUSE)
+        return batches
+
+    around_updates(before)
 
 
 def kill(who: list[int], pids: pathlib.Path) -> None:
@@ -253,15 +272,16 @@ def arm(order: str, pids: pathlib.Path) -> None:
     setattr(phase.module, phase.function, deadly_async if phase.module is async_path else deadly)
 
 
-def fill(order: str) -> None:
-    """Lets no file of this process grow beyond what its logs need, while it writes the save that ``order`` names."""
-    number, left = map(int, order.split(":"))
+def fill(number: int, left: int, lasting: bool) -> None:
+    """Lets no file of a process grow beyond what its logs need, while it writes a save, or all from that on."""
     whole, old = checkpoint.Checkpoints._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+    if lasting:
+        checkpoint.Checkpoints.__init__.__kwdefaults__["patience"] = 0.0
 
     def write(*arguments):
         nonlocal left
         left -= 1
-        full = left == 0 and jax.process_index() == number
+        full = (left <= 0 if lasting else left == 0) and jax.process_index() == number
         resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM if full else old[0], old[1]))
         try:
             return whole(*arguments)
@@ -269,6 +289,35 @@ def fill(order: str) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
     checkpoint.Checkpoints._write = write
+
+
+def harm(order: str) -> None:
+    """Does what ``order`` says."""
+    kind, number, step, *lasting = order.split(":")
+    here, step = number == str(jax.process_index()), int(step)
+
+    def before(state, batches):
+        done = int(state["step"])
+        if kind == "hang" and here and done == step:
+            wait_for_nothing()
+        if kind == "nan" and done >= step:
+            return {name: batch | {"weights": batch["weights"] * jnp.nan} for name, batch in batches.items()}
+        return batches
+
+    def after(state):
+        if kind == "flip" and here and int(state["step"]) == step:
+            decoder = state["params"]["decoder"]
+            decoder["table"] = flip(decoder["table"], 1, bit=3)
+        return state
+
+    if kind == "full":
+        fill(int(number), step, bool(lasting))
+    else:
+        around_updates(before, after)
+
+
+def wait_for_nothing() -> None:
+    threading.Event().wait()
 
 
 def forbid_collectives() -> None:
@@ -298,13 +347,19 @@ def main(folder: str, number: str, count: str, address: str, steps: str) -> None
     log_examples(folder / "examples")
     if order := os.environ.get("KILL"):
         arm(order, folder / "pids")
-    if order := os.environ.get("FULL"):
-        fill(order)
-    with ending.deferred():
-        params, _ = loop.train(stage(folder, int(steps)))
-    weights = {name: hosts.gather(leaf) for name, leaf in traverse.flatten_dict(params, sep="/").items()}
-    if jax.process_index() == 0:
-        np.savez(folder / "weights.npz", **weights)
+    if order := os.environ.get("HARM"):
+        harm(order)
+    if not outcome.read_result(folder):
+        with ending.deferred():
+            try:
+                params, _ = loop.train(stage(folder, int(steps)))
+            except ending.Ended as end:
+                print(end.sentence, flush=True)
+                raise
+            weights = outcome.store_weights(folder, NAME, params)
+        if hosts.is_first():
+            outcome.write_result(folder, {"weights": weights, "steps": int(steps)})
+            checkpoint.discard(folder / "checkpoints", SAVED)
     hosts.wait("end")
 
 
