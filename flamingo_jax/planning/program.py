@@ -16,6 +16,7 @@ _BITS = {
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d(?:fn)?)?)\[([\d,<=]*)\]")
 _CALLS = re.compile(r"\b(calls|body|condition|to_apply|true_computation|false_computation)=%([\w.-]+)")
 _NOTES = re.compile(r"kernel_metadata=\{\n.*\n\}")  # of hand-written kernels, lines of their own within an operation's
+_CALLED = re.compile(r"called_computations=\{%([\w.-]+)\}")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -77,18 +78,18 @@ class Program:
     def fused(self, operation: Operation, stage: str) -> list[Operation]:
         """Collectives that run beside products, whose "Start" or "Done" the operation has: within a fusion, with all
         else that that does, or on the SparseCores, which are called, given the operands, and waited for."""
-        if operation.kind in {"Start": ("call-start", "call-update"), "Done": ("call-done",)}[stage]:
+        if _call(operation) in {"Start": ("call-start", "call-update"), "Done": ("call-done",)}[stage]:
             return self._offloaded(operation) if operation.operands else []  # they may be given after the call
         parts = self.computations.get(operation.calls.get("calls", ""), ())
         if not any(f'custom_call_target="AsyncCollective{stage}"' in part.text for part in parts):
             return []
-        return [part for part in parts if "channel_id=" in part.text]
+        return [part for part in parts if _is_sent(part)]
 
     def _offloaded(self, operation: Operation) -> list[Operation]:
         """The collectives of the call that a call-update or call-done belongs to."""
-        while operation.kind != "call-start":
+        while _call(operation) != "call-start":
             operation = self._lines[operation.operands[0]]
-        return [part for part in self.computations[operation.calls["to_apply"]] if "channel_id=" in part.text]
+        return [part for part in self.computations.get(operation.calls.get("to_apply", ""), ()) if _is_sent(part)]
 
     @functools.cached_property
     def _lines(self) -> dict[str, Operation]:
@@ -127,6 +128,15 @@ def read(text: str) -> Program:
     return Program(computations, entry)
 
 
+def _call(operation: Operation) -> str:
+    """What it has to do with a call; libtpu 0.0.52 writes ``custom-call-start`` where others write ``call-start``."""
+    return operation.kind.removeprefix("custom-")
+
+
+def _is_sent(operation: Operation) -> bool:
+    return "channel_id=" in operation.text
+
+
 def _index(element: Operation) -> int:
     return int(re.search(r"index=(\d+)", element.text)[1])
 
@@ -152,6 +162,8 @@ def _operation(line: str) -> Operation | None:
     kind, _, rest = rest.strip().partition("(")
     operands, tail = _closing(rest)
     calls = dict(_CALLS.findall(tail))
+    if kind == "custom-call-start" and (called := _CALLED.search(tail)):
+        calls["to_apply"] = called[1]
     if branches := _BRANCHES.search(tail):
         calls |= {f"branch {i}": branch.strip().lstrip("%") for i, branch in enumerate(branches[1].split(","))}
     return Operation(head[1], kind, shape, tuple(re.findall(r"%([\w.-]+)", operands)), calls, line.strip())

@@ -192,8 +192,7 @@ def _rough(config: RunConfig, name: str, choice: Choice, mesh, links: Links, hel
             reduce += links.ring("all-reduce", reduced, numbers[0, 0, :])
     work = passes / 2 * flops / mesh.devices.size / chip.flops
     work = work / _MATRIX_SHARE + _OTHER * work
-    # Over all devices the compiler gathers by adding up, which nothing hides.
-    seconds = (gather + work if mesh_config.fsdp == mesh.size else max(gather, work)) + reduce
+    seconds = max(gather, work) + reduce
     inner = (3 * language.heads * language.head_size + language.mlp_width) / tensor
     depth, every = language.depth, config.model.gated.every
     kept = {"dots": depth * (2 * width + inner), "layers": depth * width, "full": (depth / every + every) * width}

@@ -56,13 +56,21 @@ def test_a_compiled_program_is_read():
     assert "convolution" in {op.kind for op in found.computations[products[0].calls["calls"]]}
 
 
-def test_collectives_on_other_cores_are_found_where_they_begin_and_end():
-    found = program.read(OFFLOADED)
+# The same as libtpu 0.0.52 writes it.
+CALLED = (
+    OFFLOADED.replace(" call-", " custom-call-")
+    .replace("to_apply=%offloaded", 'custom_call_target="TODO(b/5)", called_computations={%offloaded}')
+)
+
+
+@pytest.mark.parametrize("text", [OFFLOADED, CALLED], ids=["call", "custom call"])
+def test_collectives_on_other_cores_are_found_where_they_begin_and_end(text):
+    found = program.read(text)
     begun, given, done = found.computations[found.entry][1:4]
     (gather,) = found.computations["offloaded"][1:]
     assert [found.fused(line, "Start") for line in (begun, given, done)] == [[], [gather], []]
     assert [found.fused(line, "Done") for line in (begun, given, done)] == [[], [], [gather]]
-    at_once = program.read(OFFLOADED.replace("call-start()", "call-start(%x)").replace("(%given)", "(%begun)"))
+    at_once = program.read(text.replace("call-start()", "call-start(%x)").replace("(%given)", "(%begun)"))
     begun, _, done = at_once.computations[at_once.entry][1:4]
     assert at_once.fused(begun, "Start") == at_once.fused(done, "Done") == [gather]
 
