@@ -291,9 +291,10 @@ def load(source: str | pathlib.Path, dtype: str | None = None) -> Model:
     """The model of a folder: a public language model, vision encoder, IDEFICS or OpenFlamingo, or a folder of ours.
 
     Args:
-        source: a folder that ``flamingo_jax.convert`` wrote; or a folder with ``config.json`` (or
-            ``open_clip_config.json``) and weights as public libraries write it, or its hub id. OpenFlamingo's has
-            ``params.safetensors`` or ``checkpoint.pt``, and a ``config.json`` with "lm", "vision",
+        source: a run's folder, for its last finished stage, or that of one of its checkpoints
+            (``STAGE/checkpoints/ATTEMPT/STEP``); a folder that ``flamingo_jax.convert`` wrote; or a folder with
+            ``config.json`` (or ``open_clip_config.json``) and weights as public libraries write it, or its hub id.
+            OpenFlamingo's has ``params.safetensors`` or ``checkpoint.pt``, and a ``config.json`` with "lm", "vision",
             "cross_attn_every_n_layers", "eoc_token_id" and "media_token_id" (``convert/open_flamingo.py``).
         dtype: of weights, float32 | bfloat16 | int8 (matrices of the frozen parts, with a step for every output, the
             rest in bfloat16); None for the file's. Models of float32 (or float64) weights compute in float32, others,

@@ -26,6 +26,7 @@ from flamingo_jax.data.world import write as world
 from flamingo_jax.evaluation import evaluate, plots, tasks
 from flamingo_jax.models.flamingo import Flamingo
 from flamingo_jax.training import (
+    attempts,
     compilation,
     ending,
     flops,
@@ -102,7 +103,7 @@ def _run(config: RunConfig, workdir: pathlib.Path, say: Callable[[str], None], l
     if not (workdir / "evaluation" / "results.json").exists():
         evaluate.check(_benchmarks(config, workdir), config.evaluation)
     project = config.wandb if hosts.is_first() and unfinished else ""
-    with tracking.opened(project, workdir, dataclasses.asdict(config), config.order) as send:
+    with tracking.opened(project, workdir, dataclasses.asdict(config), config.order, say) as send:
         for name in config.order:
             with ending.deferred():
                 _train(name, config, workdir, vocabulary, mesh, say, ledger, send)
@@ -267,7 +268,7 @@ def _train(
 
 
 def _discard(directory: pathlib.Path, stage: StageConfig) -> None:
-    discard(directory / "checkpoints", stage.keep_every_steps, validation.best(directory, stage.keep_best))
+    discard(directory / attempts.FOLDER, stage.keep_every_steps, validation.best(directory, stage.keep_best))
 
 
 def _flops(stage: StageConfig, config: RunConfig, vocabulary: tokenizer.Tokenizer, shapes: dict, mesh) -> int:

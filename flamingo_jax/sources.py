@@ -21,11 +21,17 @@ from flamingo_jax.convert.tokenizer import load_tokenizer
 from flamingo_jax.data import record, tokenizer
 from flamingo_jax.models.flamingo import assemble
 from flamingo_jax.models.int8 import inputs_of
-from flamingo_jax.training import outcome
+from flamingo_jax.training import kept, outcome
 
 
 def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrained:
-    """The model of any folder: public, ours, or a finished run's. See ``convert.load.find``."""
+    """The model of any folder: public, ours, a finished run's, or one of a run's checkpoints. See
+    ``convert.load.find``."""
+    if kept.is_one(path):
+        path = path.absolute()
+        workdir, stage = path.parents[3], path.parents[2].name
+        run = configs.build(read_config(workdir), path=f"{workdir}/config.json: config")
+        return finished(run, workdir, stage, path)
     config = read_config(path) if config is None else config
     if "stages" not in config:
         return load.find(path, config)
@@ -36,13 +42,14 @@ def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrai
     return finished(run, path, done[-1])
 
 
-def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
-    """What the finished stage ``name`` of a run made: a language model, a vision encoder, or a Flamingo.
+def finished(config: RunConfig, workdir: pathlib.Path, name: str, checkpoint: pathlib.Path | None = None) -> Pretrained:
+    """What the finished stage ``name`` of a run made: a language model, a vision encoder, or a Flamingo; or, with a
+    ``checkpoint`` of it, what it was then.
 
-    Raises ValueError when weights that it consists of are gone.
+    Raises ValueError when weights that it consists of are gone or damaged.
     """
     stage, dtype = config.stages[name], config.model.dtype
-    trained = outcome.load_result_weights(workdir, name)
+    trained = kept.load(checkpoint) if checkpoint else outcome.load_result_weights(workdir, name)
     vocabulary = run_tokenizer(config, workdir)
     if stage.objective == "language":
         return Pretrained(config.model.language, trained, tokenizer=lambda: vocabulary)
@@ -65,12 +72,12 @@ def finished(config: RunConfig, workdir: pathlib.Path, name: str) -> Pretrained:
         image_token=vocabulary.image,
         tokenizer=lambda: vocabulary,
         public={part: read_config(pathlib.Path(name)) for part, name in stage.parts.items() if "/" in name},
-        training=_training(config, workdir, name),
+        training=_training(config, workdir, name, checkpoint),
         int8=int8,
     )
 
 
-def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, Any]:
+def _training(config: RunConfig, workdir: pathlib.Path, name: str, checkpoint: pathlib.Path | None) -> dict[str, Any]:
     """What a model card tells of a stage: its steps, its datasets with their sizes, the evaluation's table."""
     stage, datasets = config.stages[name], {}
     for key, mix in stage.mixture.items():
@@ -82,11 +89,15 @@ def _training(config: RunConfig, workdir: pathlib.Path, name: str) -> dict[str, 
             "batch": mix.batch_size,
             "weight": mix.weight,
         }
-    table = workdir / "evaluation" / "results.md"
-    evaluation = table.read_text() if table.exists() else ""
-    about = {"stage": name, "steps": stage.steps, "datasets": datasets, "evaluation": evaluation}
-    inputs = json.loads((workdir / name / "inputs.json").read_text())
-    return about | {"weights": outcome.result_weights(workdir, name), "parts": inputs}
+    table = workdir / "evaluation" / "results.md"  # of the finished weights
+    about = {
+        "stage": name,
+        "steps": int(checkpoint.name) if checkpoint else stage.steps,
+        "datasets": datasets,
+        "evaluation": table.read_text() if table.exists() and not checkpoint else "",
+        "weights": str(checkpoint.relative_to(workdir)) if checkpoint else outcome.result_weights(workdir, name),
+    }
+    return about | {"parts": json.loads((workdir / name / "inputs.json").read_text())}
 
 
 def open_tokenizer(path: pathlib.Path, option: str) -> tokenizer.Tokenizer:

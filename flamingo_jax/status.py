@@ -90,7 +90,7 @@ def _stage(directory: pathlib.Path, steps: int, ledger: list[dict], now: float) 
         written = _ago(log.stat().st_mtime, now)
         lines.append(f"at step {metrics['step']:,}, written {written}: {_values(metrics)}")
     lines += [_rates(speed)] if speed else []
-    return [*lines, _checkpoint(directory / "checkpoints", now)]
+    return [*lines, _checkpoint(directory / attempts.FOLDER, now)]
 
 
 def _last(path: pathlib.Path) -> dict:

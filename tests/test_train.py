@@ -10,6 +10,7 @@ import sys
 import time
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -43,6 +44,7 @@ TINY = {
     "stages.contrastive.mixture.align.batch_size": 8,
     "stages.contrastive.mixture.ltip.batch_size": 8,
     "stages.language.mixture.text.batch_size": 8,
+    "stages.flamingo.keep_every_steps": 1,
 }
 
 
@@ -77,7 +79,7 @@ def test_a_run_leaves_what_it_promises(finished):
         (speed,) = metrics.read(finished / stage, metrics.SPEED)  # of the second update
         assert speed["step"] == 2 and speed["tflops_per_device"] > 0 and "mfu" not in speed
         assert list((finished / stage).glob("events.out.tfevents*"))
-        assert not (finished / stage / "checkpoints").exists()
+        assert [path.name for path in (finished / stage).glob("checkpoints/*/*")] == ["1"] * (stage == "flamingo")
 
 
 def test_a_run_tells_where_its_time_went(finished):
@@ -120,6 +122,22 @@ def test_a_finished_run_is_a_model(finished, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="is a run of which no stage is finished"):
         flamingo_jax.load(tmp_path)
+
+
+def test_a_checkpoint_that_was_kept_is_a_model(finished, tmp_path):
+    """Of the update before the last one: other trained weights, the same frozen ones."""
+    path = finished / "flamingo" / "checkpoints" / "1" / "1"
+    model, last = flamingo_jax.load(path), flamingo_jax.load(finished)
+    assert model.config == last.config and model.module == last.module
+    chex.assert_trees_all_equal(model.variables["frozen"], last.variables["frozen"])
+    chex.assert_trees_all_equal_shapes_and_dtypes(model.variables["params"], last.variables["params"])
+    pairs = zip(jax.tree.leaves(model.variables["params"]), jax.tree.leaves(last.variables["params"]), strict=True)
+    moved = [float(np.abs(one - two).max()) for one, two in pairs]
+    assert 0 < max(moved) < 0.1
+    conversion.convert(conversion.open_source(str(path), find=sources.find), str(tmp_path / "out"))
+    chex.assert_trees_all_equal(flamingo_jax.load(tmp_path / "out").variables, model.variables)
+    about = json.loads((tmp_path / "out" / "config.json").read_text())["training"]
+    assert about["weights"] == "flamingo/checkpoints/1/1" and about["steps"] == 1 and not about["evaluation"]
 
 
 def test_a_finished_run_does_nothing(finished):

@@ -172,7 +172,8 @@ class StageConfig:
     those that it divides have a checkpoint that is kept for ever; 0 for none.
     validation: like mixture, datasets that this stage does not train on: every validate_every_steps updates (0: never),
     and in the end, losses on the first validate_batches batches of each are written to validation.jsonl. These steps
-    have checkpoints, of which the keep_best with the lowest loss (the mean, by weight) are kept.
+    (but for one in the last round of "round_robin", which the end stands for) have checkpoints, of which the keep_best
+    with the lowest loss (the mean, by weight) are kept.
     max_skipped: updates, of a thousand, that may have a loss or gradients that are not finite, and are then not made.
     skip_spikes: nor are those made whose loss or gradients' norm is so many standard deviations above the mean of the
     last 128; 0 for never. (OLMo's and MaxText's 6 is a good value.)

@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
+FOLDER = "checkpoints"  # DIR's name, in the folder of its stage
 FROM = "from"  # DIR/ATTEMPT/from: the step that the attempt went on from
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from flamingo_jax.config import ExampleConfig, StageConfig
 from flamingo_jax.data.example import empty_batch
-from flamingo_jax.training import compiler, ending, hosts, sharding
+from flamingo_jax.training import attempts, compiler, ending, hosts, sharding
 from flamingo_jax.training import state as shapes
 from flamingo_jax.training.checkpoint import Checkpoints
 from flamingo_jax.training.ledger import Ledger
@@ -86,7 +86,7 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
         watchdog = Watchdog(60 * config.watchdog_minutes, stage.name)
         stack.enter_context(watchdog.watching())
         checkpoints = Checkpoints(
-            stage.directory / "checkpoints",
+            stage.directory / attempts.FOLDER,
             tell,
             latest=config.keep_latest,
             every=config.keep_every_steps,

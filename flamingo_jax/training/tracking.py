@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,12 +18,15 @@ def send_nothing(stage: str, step: int, values: Mapping[str, float]) -> None:
 
 
 @contextlib.contextmanager
-def opened(project: str, workdir: pathlib.Path, config: dict, stages: Iterable[str]) -> Iterator[Send]:
+def opened(
+    project: str, workdir: pathlib.Path, config: dict, stages: Iterable[str], say: Callable[[str], None] = print
+) -> Iterator[Send]:
     """send(stage, step, values), to a run of ``project`` that is the workdir's, whenever it is started again; "" sends
     nothing. For the process that writes.
 
     Every stage has its own axis, ``STAGE/step``, on which what is trained again after a restart lies over what was.
     Where it is sent, or kept to be sent later, the library's own variables say (``WANDB_API_KEY``, ``WANDB_MODE``).
+    While nothing is there that could be sent to it is kept too, which is said: a run does not wait for that.
 
     Raises ImportError without the library, and ValueError when it cannot begin, such as without a key.
     """
@@ -38,10 +42,19 @@ def opened(project: str, workdir: pathlib.Path, config: dict, stages: Iterable[s
     known = folder / "id.txt"
     if not known.exists():
         write_whole(known, secrets.token_hex(4))
+    begin = functools.partial(
+        wandb.init, project=project, id=known.read_text(), name=workdir.name, dir=str(workdir), config=config
+    )
     try:
-        run = wandb.init(
-            project=project, id=known.read_text(), name=workdir.name, resume="allow", dir=str(workdir), config=config
-        )
+        try:
+            run = begin(resume="allow")
+        except wandb.errors.CommError as error:
+            if isinstance(error, wandb.errors.AuthenticationError):
+                raise
+            reason = str(error).partition("\n")[0]
+            say(f"Weights & Biases cannot be reached, and metrics are kept in {folder} for `wandb sync`: {reason}")
+            wandb.teardown()  # its service still has the run's name
+            run = begin(mode="offline")
     except wandb.Error as error:
         raise ValueError(
             f"config.wandb={project!r}: Weights & Biases cannot begin: {error} WANDB_MODE=offline keeps metrics in "

@@ -60,8 +60,10 @@ def test_slices_hosts_and_chips(manifest, options, slices, hosts, chips, label, 
 
 
 # What Kubernetes says of a Job that a pod has failed (its pkg/controller/job/pod_failure_policy.go).
-CONTAINER = "Container train for pod default/flam-slice-0-0-x failed with exit code {} matching FailJob rule at index {}"
-POD = "Pod default/flam-slice-0-0-x has condition DisruptionTarget matching FailJob rule at index {}"
+CONTAINER = (
+    "Container train for pod default/flam-slice-0-0-x failed with exit code {} matching FailJob rule at index {}"
+)
+POD = "Pod default/flam-0-x has condition DisruptionTarget matching FailJob rule at index {}"
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,8 @@ def test_a_compiled_program_is_read():
 
 
 # The same as libtpu 0.0.52 writes it.
-CALLED = (
-    OFFLOADED.replace(" call-", " custom-call-")
-    .replace("to_apply=%offloaded", 'custom_call_target="TODO(b/5)", called_computations={%offloaded}')
+CALLED = OFFLOADED.replace(" call-", " custom-call-").replace(
+    "to_apply=%offloaded", 'custom_call_target="TODO(b/5)", called_computations={%offloaded}'
 )
 
 

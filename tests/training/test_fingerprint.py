@@ -41,6 +41,13 @@ def test_it_is_the_sum_that_it_says():
     assert sums(TREE)["a/kernel"] == expected and sums(TREE)["step"] == 7
 
 
+def test_on_the_host_it_is_the_same():
+    found = sums(TREE, (2, 2, 2))
+    leaves = jax.tree_util.tree_flatten_with_path(TREE)[0]
+    host = {jax.tree_util.keystr(path, simple=True, separator="/"): fingerprint.of(leaf) for path, leaf in leaves}
+    assert host == found
+
+
 @pytest.mark.parametrize("bit", [0, 15, 31])
 def test_every_flipped_bit_shows(bit):
     flipped = TREE["a"]["kernel"].copy()

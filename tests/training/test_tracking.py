@@ -28,6 +28,9 @@ def runs(monkeypatch):
     begun = []
     fake = types.ModuleType("wandb")
     fake.Error = type("Error", (Exception,), {})
+    fake.errors = types.SimpleNamespace(CommError=type("CommError", (fake.Error,), {}))
+    fake.errors.AuthenticationError = type("AuthenticationError", (fake.errors.CommError,), {})
+    fake.teardown = lambda: None
     fake.init = lambda **options: begun.append(Run(**options)) or begun[-1]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     return begun
@@ -64,9 +67,29 @@ def test_nothing_is_sent_unasked(tmp_path, runs):
     assert not runs and not list(tmp_path.iterdir())
 
 
-def test_what_is_wrong_is_said(tmp_path, runs, monkeypatch):
+def test_a_run_begins_while_nobody_is_there_to_send_to(tmp_path, runs, monkeypatch):
+    begin, said = sys.modules["wandb"].init, []
+
+    def outage(mode="online", **options):
+        if mode == "online":
+            raise sys.modules["wandb"].errors.CommError("timed out.")
+        return begin(mode=mode, **options)
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", outage)
+    with tracking.opened("birds", tmp_path, {}, [], said.append) as send:
+        send("flamingo", 1, {"loss": 1.0})
+    (run,) = runs
+    assert run.options["mode"] == "offline" and len(run.options["id"]) == 8 and len(run.lines) == 1
+    assert said == [
+        f"Weights & Biases cannot be reached, and metrics are kept in {tmp_path}/wandb for `wandb sync`: timed out."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["Error", "AuthenticationError"])
+def test_what_is_wrong_is_said(tmp_path, runs, monkeypatch, kind):
     def fail(**options):
-        raise sys.modules["wandb"].Error("no API key.")
+        wandb = sys.modules["wandb"]
+        raise {"Error": wandb.Error, **vars(wandb.errors)}[kind]("no API key.")
 
     monkeypatch.setattr(sys.modules["wandb"], "init", fail)
     with pytest.raises(ValueError, match="config.wandb='birds': Weights & Biases cannot begin: no API key. WANDB_MODE"):
