@@ -71,8 +71,8 @@ def plan(kills: int, seed: int, processes: int) -> list[Kill]:
     out = []
     for name in phases:
         phase = victim.PHASES[name]
-        # An attempt restores once; elsewhere it may have come some steps further.
-        entry = 1 if name == "restore" else rng.randint(1, 6 if name == "update" else 2)
+        # A start restores and stores once; elsewhere it may have come some steps further.
+        entry = 1 if name in ("restore", "store") else rng.randint(1, 6 if name == "update" else 2)
         who = rng.choice([*map(str, range(processes))] * 2 + ["all"]) if processes > 1 else "0"
         out.append(Kill(name, entry, phase.seconds * rng.random(), who, LATE * rng.random()))
     return out
@@ -215,6 +215,8 @@ def campaign(root: pathlib.Path, kills: int, seed: int, processes: int, steps: i
                 rows[(before or kill).phase].wrong.add("resumed")
                 say(f"{before}: went on from step {life.resumed}, but step {newest} was saved")
             if not life.killed:
+                if kill and not done:
+                    raise AssertionError(f"{kill} never came about in a whole run")
                 if kill:  # the stage was complete before it came to that
                     left.append(kill)
                 break

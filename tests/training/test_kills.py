@@ -19,6 +19,7 @@ def test_a_plan_has_every_phase_and_is_the_seeds():
     counts = [sum(kill.phase == name for kill in one) for name in victim.PHASES]
     assert sum(counts) == 50 and max(counts) - min(counts) <= 1
     assert {kill.who for kill in one} == {"0", "1", "all"}
+    assert {kill.entry for kill in one if kill.phase in ("restore", "store")} == {1}
     assert {kill.who for kill in kills.plan(9, 0, 1)} == {"0"}
 
 
