@@ -120,6 +120,7 @@ def check(config: RunConfig) -> None:
     mesh = sharding.make_mesh(config.mesh)
     sharding.host_part(mesh, jax.process_index())
     tasks.select(config.evaluation.tasks)
+    tracking.check(config.wandb)
     if config.tokenizer.path:
         given = sources.run_tokenizer(config, pathlib.Path())
         special = given.new_tokens, given.pad

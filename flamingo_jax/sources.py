@@ -25,21 +25,28 @@ from flamingo_jax.training import kept, outcome
 
 
 def find(path: pathlib.Path, config: Mapping[str, Any] | None = None) -> Pretrained:
-    """The model of any folder: public, ours, a finished run's, or one of a run's checkpoints. See
+    """The model of any folder: public, ours, a finished run's or stage's, or one of a stage's checkpoints. See
     ``convert.load.find``."""
-    if kept.is_one(path):
-        path = path.absolute()
-        workdir, stage = path.parents[3], path.parents[2].name
-        run = configs.build(read_config(workdir), path=f"{workdir}/config.json: config")
-        return finished(run, workdir, stage, path)
+    path = path.absolute()
+    checkpoint = path if kept.is_one(path) else None
+    stage = path.parents[2] if checkpoint else path
+    if checkpoint or ((stage / "inputs.json").exists() and outcome.read_result(stage)):
+        return finished(_run_config(stage.parent), stage.parent, stage.name, checkpoint)
+    if steps := kept.inside(path):
+        raise ValueError(f"{path} is no model, but holds some; give one of them: {', '.join(map(str, steps))}.")
     config = read_config(path) if config is None else config
     if "stages" not in config:
         return load.find(path, config)
-    run = configs.build(config, path=f"{path}/config.json: config")
+    run = _run_config(path, config)
     done = [name for name in run.order if outcome.read_result(path / name)]
     if not done:
         raise ValueError(f"{path} is a run of which no stage is finished.")
     return finished(run, path, done[-1])
+
+
+def _run_config(workdir: pathlib.Path, config: Mapping[str, Any] | None = None) -> RunConfig:
+    config = read_config(workdir) if config is None else config
+    return configs.build(config, path=f"{workdir}/config.json: config")
 
 
 def finished(config: RunConfig, workdir: pathlib.Path, name: str, checkpoint: pathlib.Path | None = None) -> Pretrained:

@@ -68,7 +68,7 @@ def _work(workdir: pathlib.Path, ledger: list[dict], now: float) -> str:
     if not ledger:
         return work
     last = ledger[-1]
-    doing = "complete" if "complete" in last else last["now"]
+    doing = next((end for end in ("complete", "ended") if end in last), last["now"])
     return f"{work}, last heard of {_ago(last['time'], now)} (start {last['start']}: {doing})"
 
 
@@ -83,7 +83,7 @@ def _stage(directory: pathlib.Path, steps: int, ledger: list[dict], now: float) 
         return ["not begun"]
     metrics, speed = _last(log), _last(directory / "speed.jsonl")
     step = [line["step"] for line in ledger if line.get("stage") == directory.name]
-    step = step[-1] if step else metrics.get("step", 0)
+    step = max([metrics.get("step", 0), *step[-1:]])  # of a start that was killed the last line may be older
     left = f", {clock_time((steps - step) * speed['seconds_per_step'])} left at its last speed" if speed else ""
     lines = [f"step {step:,} of {steps:,} ({100 * step / steps:.1f} %){left}"]
     if metrics:

@@ -124,6 +124,18 @@ def test_a_finished_run_is_a_model(finished, tmp_path):
         flamingo_jax.load(tmp_path)
 
 
+def test_a_finished_stage_is_a_model(finished, monkeypatch):
+    """By a path of its own, also a relative one; what was converted of other weights is not taken for it."""
+    monkeypatch.chdir(finished.parent)
+    last, same = flamingo_jax.load(finished.name), flamingo_jax.load(f"{finished.name}/flamingo")
+    chex.assert_trees_all_equal(last.variables, same.variables)
+    source = conversion.open_source(f"{finished.name}/language", find=sources.find)
+    before = conversion.fingerprint(source)
+    assert before == conversion.fingerprint(conversion.open_source(str(finished / "language"), find=sources.find))
+    source.model.weights["embedding"]["table"] += 1.0
+    assert before != conversion.fingerprint(source)
+
+
 def test_a_checkpoint_that_was_kept_is_a_model(finished, tmp_path):
     """Of the update before the last one: other trained weights, the same frozen ones."""
     path = finished / "flamingo" / "checkpoints" / "1" / "1"
@@ -138,6 +150,8 @@ def test_a_checkpoint_that_was_kept_is_a_model(finished, tmp_path):
     chex.assert_trees_all_equal(flamingo_jax.load(tmp_path / "out").variables, model.variables)
     about = json.loads((tmp_path / "out" / "config.json").read_text())["training"]
     assert about["weights"] == "flamingo/checkpoints/1/1" and about["steps"] == 1 and not about["evaluation"]
+    with pytest.raises(ValueError, match=r"checkpoints is no model, but holds some; give one of them: 1/1\."):
+        flamingo_jax.load(path.parents[1])
 
 
 def test_a_finished_run_does_nothing(finished):

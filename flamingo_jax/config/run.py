@@ -215,7 +215,7 @@ class StageConfig:
         if self.keep_best and not self.validation:
             raise ValueError(f"keep_best={self.keep_best} needs losses to choose by; give validation datasets.")
         if both := sorted(self.mixture.keys() & self.validation.keys()):
-            raise ValueError(f"validation: {', '.join(both)} are trained on by this stage; name others.")
+            raise ValueError(f"validation: this stage trains on {', '.join(both)}; name other datasets.")
         if self.mixing != "accumulation" and len(self.mixture) < 2:
             raise ValueError(
                 f"mixing={self.mixing!r} needs several datasets, but mixture has {len(self.mixture)} "

@@ -184,7 +184,7 @@ def fingerprint(source: Source, layout: str = "orbax", dtype: str | None = None)
     """A hash of the source, the rules' version and what is asked for.
 
     A hub's commit says which files they are; files on disk are known by their names, sizes and times of change, the
-    stages of a run by the hashes of their weights.
+    stages of a run by their weights.
     """
     digest = hashlib.sha256()
     for model in filter(None, (source.model, _text(source)[0])):
@@ -194,6 +194,9 @@ def fingerprint(source: Source, layout: str = "orbax", dtype: str | None = None)
             digest.update(vocabulary.text().encode())
         leaves = [leaf for leaf in jax.tree.leaves(model.weights) if isinstance(leaf, Stored)]
         files = {file for leaf in leaves for one, _ in leaf.tensors.flat for file in one.files}
+        for leaf in jax.tree.leaves(model.weights):
+            if isinstance(leaf, np.ndarray | jax.Array):  # read already, as a run's are
+                digest.update(np.ascontiguousarray(leaf).tobytes())
         if model.orbax:
             files |= {file for file in model.orbax.rglob("*") if file.is_file()}
         for file in sorted(files) if source.commit is None else ():

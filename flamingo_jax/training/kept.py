@@ -18,19 +18,29 @@ def is_one(path: pathlib.Path) -> bool:
     return len(names) == 3 and names[0] == FOLDER and names[1].isdecimal() and names[2].isdecimal()
 
 
+def inside(path: pathlib.Path) -> list[pathlib.Path]:
+    """The checkpoints in the folder of a stage, of its checkpoints or of an attempt, relative to it."""
+    if path.parent.name == FOLDER:
+        found = path.glob("*")
+    else:
+        found = path.glob("*/*" if path.name == FOLDER else f"{FOLDER}/*/*")
+    return sorted(one.relative_to(path) for one in found if is_one(one))
+
+
 def load(path: pathlib.Path) -> dict:
     """The tree of trained weights at ``path``, in the host's memory, whatever mesh they were saved from.
 
     Raises ValueError when it is damaged.
     """
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    partly = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
     try:
         metadata = ocp.metadata(path)
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), metadata.metadata["params"]
         )
-        with ocp.Context(pytree_options=partly):
+        partly = ocp.Context()
+        partly.pytree.loading.partial_load = True
+        with partly:
             weights = jax.tree.map(np.asarray, ocp.load(path, {"params": shapes})["params"])
         sums = metadata.custom_metadata["sums"]
     except Exception as error:  # the library raises many kinds, with the whole tree in the message

@@ -104,11 +104,12 @@ class Ledger:
                 _append(self._path, json.dumps(line | (more or {})))
 
     def close(self, complete: bool = False) -> None:
-        """Writes the last line. complete: nothing is left to do, and the time until another start is not the run's."""
+        """Writes the last line, which says so. complete: nothing is left to do, and the time until another start is not
+        the run's."""
         self._ended.set()
         if self._thread:
             self._thread.join()
-        self.write({"complete": True} if complete else {})
+        self.write({"complete" if complete else "ended": True})
         self.has_begun = False
 
     def _keep_writing(self) -> None:

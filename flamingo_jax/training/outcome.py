@@ -21,7 +21,7 @@ def store_weights(workdir: pathlib.Path, name: str, weights: dict) -> str:
     """Writes a tree of weights once, under its content's hash. Returns its path relative to ``workdir``."""
     weights = jax.tree.map(hosts.gather, weights)  # stored without the mesh that they were trained on
     relative = f"weights/{name}-{content_hash(weights)[:16]}"
-    target = workdir / relative
+    target = (workdir / relative).absolute()
     if not hosts.agree(target.exists()):
         with writing(target), barrier.breakable(f"store {relative}"):
             ocp.save(target, weights)
@@ -33,7 +33,7 @@ def load_weights(workdir: pathlib.Path, relative: str, abstract: dict | None = N
 
     Raises ValueError when the folder is absent, or, where they are read as they were, not what its name says.
     """
-    source = workdir / relative
+    source = (workdir / relative).absolute()
     if not source.exists():
         raise ValueError(
             f"{source} is missing, though a finished stage names it; delete that stage's folder to redo it."

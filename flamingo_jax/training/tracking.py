@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import pathlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,12 @@ def send_nothing(stage: str, step: int, values: Mapping[str, float]) -> None:
     """Where nobody asked for it."""
 
 
+def check(project: str) -> None:
+    """Raises ImportError where metrics are to be sent, but the library is missing."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ImportError(f"config.wandb={project!r} needs a library: pip install -e '.[wandb]', or leave it empty.")
+
+
 @contextlib.contextmanager
 def opened(
     project: str, workdir: pathlib.Path, config: dict, stages: Iterable[str], say: Callable[[str], None] = print
@@ -28,15 +35,13 @@ def opened(
     Where it is sent, or kept to be sent later, the library's own variables say (``WANDB_API_KEY``, ``WANDB_MODE``).
     While nothing is there that could be sent to it is kept too, which is said: a run does not wait for that.
 
-    Raises ImportError without the library, and ValueError when it cannot begin, such as without a key.
+    Raises ValueError when it cannot begin, such as without a key.
     """
     if not project:
         yield send_nothing
         return
-    try:
-        import wandb
-    except ImportError:
-        raise ImportError(f"config.wandb={project!r} needs a library: pip install wandb, or leave it empty.") from None
+    import wandb
+
     folder = workdir / "wandb"
     folder.mkdir(exist_ok=True)
     known = folder / "id.txt"

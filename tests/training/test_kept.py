@@ -45,6 +45,12 @@ def test_one_that_is_not_there_is_named(tmp_path):
         kept.load(tmp_path / "9")
 
 
+def test_those_that_are_there_are_found_from_above(checkpoint):
+    attempt, checkpoints, stage, workdir = list(checkpoint.parents)[:4]
+    found = [list(map(str, kept.inside(above))) for above in (attempt, checkpoints, stage, workdir)]
+    assert found == [["5"], ["2/5"], ["checkpoints/2/5"], []]
+
+
 def test_it_is_known_by_its_place(tmp_path, monkeypatch):
     assert kept.is_one(pathlib.Path("runs/base/flamingo/checkpoints/1/40"))
     for other in ("runs/base", "runs/checkpoints/1", "checkpoints/1/from", "checkpoints/1/4.orbax-checkpoint-tmp"):

@@ -1,5 +1,6 @@
 """Weights & Biases: what is sent, by a library that is told apart from the real one only by keeping it."""
 
+import importlib.util
 import sys
 import types
 
@@ -95,10 +96,13 @@ def test_what_is_wrong_is_said(tmp_path, runs, monkeypatch, kind):
     with pytest.raises(ValueError, match="config.wandb='birds': Weights & Biases cannot begin: no API key. WANDB_MODE"):
         with tracking.opened("birds", tmp_path, {}, []):
             pass
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match="config.wandb='birds' needs a library: pip install wandb"):
-        with tracking.opened("birds", tmp_path, {}, []):
-            pass
+
+
+def test_a_library_that_is_missing_is_said_first(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"config.wandb='birds' needs a library: pip install -e '.\[wandb\]'"):
+        tracking.check("birds")
+    tracking.check("")
 
 
 def test_the_real_library_keeps_it_offline(tmp_path, monkeypatch):

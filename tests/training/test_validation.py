@@ -151,7 +151,10 @@ def test_of_equals_the_later_are_best_and_what_is_not_finite_is_not(tmp_path):
         (dict(validate_every_steps=5), "belong together"),
         (dict(validation={"held": MixConfig(8)}), "belong together"),
         (dict(keep_best=1), "keep_best=1 needs losses to choose by"),
-        (dict(validation={"text": MixConfig(8)}, validate_every_steps=5), "text are trained on by this stage"),
+        (
+            dict(validation={"text": MixConfig(8)}, validate_every_steps=5),
+            "this stage trains on text; name other datasets",
+        ),
         (dict(validate_batches=0), "validate_batches=0 must be at least 1"),
     ],
 )
