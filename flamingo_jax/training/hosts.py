@@ -57,8 +57,7 @@ def start() -> None:
             raise ValueError(
                 f"JAX_PROCESS_ID={number} must be a number below JAX_NUM_PROCESSES={count}, from 0 on, one per process."
             )
-        if int(count) > 1:
-            jax.distributed.initialize(address, int(count), int(number))
+        jax.distributed.initialize(address, int(count), int(number))  # also one, which then sums on CPUs as many do
     elif "JAX_COORDINATOR_ADDRESS" in given or any(name in os.environ for name in _CLUSTERS) or _on_tpu_vm():
         jax.distributed.initialize()
 

@@ -191,13 +191,13 @@ def concatenate(parts: Sequence[jax.Array]) -> jax.Array:
 def after(batch: dict[str, jax.Array], done: dict) -> tuple[dict[str, jax.Array], dict]:
     """Both as they are, but nothing is made of ``batch`` before ``done`` is there.
 
-    CPUs' compiler drops such a barrier at its end, and loops that do not depend on each other run at once. In one
-    process that does no harm; between processes, whose messages (Gloo's) know their order alone, a sum of one loop
-    meets one of the other. There the batch itself depends on ``done``, by a choice that is never made.
+    CPUs' compiler drops such a barrier at its end, and loops that do not depend on each other run at once. Within a
+    process that does no harm; by messages (Gloo's), which know their order alone, a sum of one loop meets one of the
+    other. There the batch itself depends on ``done``, by a choice that is never made.
     """
     batch, done = jax.lax.optimization_barrier((batch, done))
     mesh = jax.sharding.get_abstract_mesh()
-    if jax.process_count() > 1 and mesh.abstract_device.platform == "cpu":
+    if jax.distributed.is_initialized() and mesh.abstract_device.platform == "cpu":
         never = sum(leaf.sum() for leaf in jax.tree.leaves(done)) == jnp.finfo(jnp.float32).min
         batch = {key: jnp.where(never, jnp.ones_like(leaf), leaf) for key, leaf in batch.items()}
     return batch, done
@@ -206,7 +206,7 @@ def after(batch: dict[str, jax.Array], done: dict) -> tuple[dict[str, jax.Array]
 def settled(tree: Any) -> Any:
     """``tree``, of several processes on CPUs once it is computed: what is computed there before it is through must wait
     for threads that its own sums occupy, and with few cores none is left."""
-    if jax.process_count() > 1 and jax.tree.leaves(tree)[0].sharding.mesh.devices.flat[0].platform == "cpu":
+    if jax.distributed.is_initialized() and jax.tree.leaves(tree)[0].sharding.mesh.devices.flat[0].platform == "cpu":
         jax.block_until_ready(tree)
     return tree
 

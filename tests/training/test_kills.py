@@ -95,29 +95,16 @@ def test_killed_anywhere_it_ends_with_the_same_bits_and_examples(undisturbed):
 
 
 @pytest.mark.slow
-def test_several_processes_come_to_the_same_bits_however_many(undisturbed):
-    """Between them sums go round a ring of devices, whosever these are."""
-    moved = undisturbed.parent / "several"
-    assert kills.live(moved, 2, kills.STEPS, Kill("after rename", 2, 0.0, "0")).killed
-    assert kills.live(moved, 4, kills.STEPS).resumed > 0
-    assert kills.differences(undisturbed, moved) == []
-
-
-@pytest.mark.slow
-def test_one_process_goes_on_with_the_same_examples(undisturbed):
-    """And sums in the order of its devices, so that losses differ in their last bits."""
+def test_it_goes_on_by_one_process_and_by_four(undisturbed):
+    """Sums go round a ring of devices, whosever these are."""
     moved = undisturbed.parent / "moved"
     assert kills.live(moved, 2, kills.STEPS, Kill("after rename", 2, 0.0, "0")).killed
     one = kills.live(moved, 1, kills.STEPS, Kill("after rename", 1, 0.0, "0"))
     assert one.killed and 0 < one.resumed < kills.saved(moved)
-    assert kills.live(moved, 2, kills.STEPS).resumed > one.resumed
-    assert kills.examples(moved) == kills.examples(undisturbed)
+    assert kills.live(moved, 4, kills.STEPS).resumed > one.resumed
+    assert kills.differences(undisturbed, moved) == []
     contents = [str(rows) for rows in kills.examples(moved).values()]
     assert len(set(contents)) == len(contents) == kills.STEPS  # or an order would not show
-    for one, two in zip(metrics.read(undisturbed), metrics.read(moved), strict=True):
-        assert one.keys() == two.keys() and one["step"] == two["step"]
-        for name, value in one.items():
-            assert two[name] == pytest.approx(value, rel=1e-6 if name.startswith("loss/") else 1e-5), name
 
 
 @pytest.mark.slow

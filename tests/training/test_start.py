@@ -26,7 +26,7 @@ def started(monkeypatch):
     [
         ({}, []),
         (dict(zip(VARIABLES, ("a:1", "4", "2"), strict=True)), [("a:1", 4, 2)]),
-        (dict(zip(VARIABLES, ("a:1", "1", "0"), strict=True)), []),
+        (dict(zip(VARIABLES, ("a:1", "1", "0"), strict=True)), [("a:1", 1, 0)]),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, [()]),
         ({"JAX_COORDINATOR_ADDRESS": "a:1"}, [()]),  # the cluster tells the rest
     ],
