@@ -82,13 +82,12 @@ class Ledger:
         """Tells that so many steps of the stage are done."""
         self._place["step"] = step
 
-    def add(self, bucket: str, seconds: float) -> None:
-        """Tells that the last so many seconds belong to ``bucket``."""
+    def move(self, seconds: float, wrong: str, right: str) -> None:
+        """Tells that so many seconds, or what there is of them, are in one bucket, but belong to another one."""
         with self._counting:
-            self._count()
-            seconds = min(seconds, self._seconds[self._stack[-1]])
-            self._seconds[self._stack[-1]] -= seconds
-            self._seconds[bucket] += seconds
+            seconds = min(seconds, self._seconds[wrong])
+            self._seconds[wrong] -= seconds
+            self._seconds[right] += seconds
 
     def write(self, more: dict | None = None) -> None:
         """Appends a line. One that cannot be written is left out: the next one has the same sums, and more."""

@@ -169,12 +169,14 @@ def train(stage: Stage, say: Callable[[str], None] = print) -> tuple[dict, dict[
             asked = time.monotonic()
             due_now = turn(config.mixing, names, step)
             before, starts = starts, {name: stage.streams[name].get_state() for name in due_now}
-            batches = {name: next(stage.streams[name]) for name in due_now}
+            with ledger.during("data"):
+                batches = {name: next(stage.streams[name]) for name in due_now}
             lost = time.monotonic() - asked
-            if state["step"].is_ready():  # else the devices were still at work, and lost nothing
+            if state["step"].is_ready():
                 progress.waited(lost)
                 speed.waited(lost)
-                ledger.add("data", lost)
+            else:  # the devices were still at work, and lost nothing
+                ledger.move(lost, "data", "train")
             batches = {name: sharding.put_batch(stage.mesh, batch) for name, batch in batches.items()}
             profile.before(step + 1, state)
             # A program's first call returns when it is compiled; the devices then work on it.

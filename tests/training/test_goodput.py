@@ -58,8 +58,10 @@ def test_every_second_is_in_one_bucket(book):
     with made.training("language", 0):
         with made.during("compile"):
             time.now += 20
-        time.now += 60
-        made.add("data", 6)
+        time.now += 51
+        with made.during("data"):
+            time.now += 9
+        made.move(3, "data", "train")
         with made.during("save"):
             time.now += 2
     with made.during("evaluation"):
@@ -75,10 +77,11 @@ def test_more_than_there_was_is_not_taken_away(book):
     start, time, path = book
     made = start()
     with made.training("language", 0):
-        time.now += 2
-        made.add("data", 3)
+        with made.during("data"):
+            time.now += 2
+        made.move(3, "data", "train")
     made.close()
-    assert nonzero(goodput.summary(path)) == {"data": 2}
+    assert nonzero(goodput.summary(path)) == {"train": 2}
 
 
 def test_an_error_leaves_the_buckets_in_order(book):
