@@ -228,11 +228,11 @@ def _end(stage: Stage, checkpoints: Checkpoints, reason: str) -> None:
     """Ends the program, all processes at the same step: devices that should hold the same weights do not, or nothing
     can be saved."""
     checkpoints.wait()  # by then every process knows of the damage that another one has told it of
-    if not checkpoints.damage:
+    if not (damage := checkpoints.damage):
         raise OSError(f"{stage.name}: {reason}")
     raise ending.Ended(
         ending.DAMAGED,
-        f"{stage.name}: copies of the same weights differ, at {reason}. A device or its memory has failed. Nothing of "
+        f"{stage.name}: copies of the same weights differ, at {damage}. A device or its memory has failed. Nothing of "
         "this was saved: the same command goes on from the checkpoint before. If the same device is named again, go on "
         "without it.",
     )
